@@ -1,4 +1,4 @@
-//! The command line's side of the node's API.
+//! The client of the node's API.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 use crate::exit::CommandError;
 use crate::running_node::LOCK;
 
-/// Answers longer than this are not looked at.
+/// The maximum size of a response.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// A running node.
@@ -37,14 +37,14 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// The node that runs with a state directory, if one does.
+    /// Connects to the node that runs with a state directory, if there is one.
     ///
     /// # Errors
-    /// [`CommandError`] if this process lacks the descriptors or the memory to ask, or if a node
-    /// runs that cannot be asked because something else stands in its socket's place.
+    /// [`CommandError`] if this process lacks descriptors, memory or permissions to connect, or if a
+    /// node is running but something else is in the place of its socket.
     pub async fn connect(state: &StateDirectory) -> Result<Option<Self>, CommandError> {
         let socket = state.path("api.sock");
-        // A symlink too: it would lead to another node.
+        // A symlink is no socket either: it could lead to another node.
         match socket.symlink_metadata().map(|found| found.file_type()) {
             Ok(kind) if !kind.is_socket() && is_locked(&state.path(LOCK)) => {
                 let text = format!(
@@ -110,7 +110,7 @@ impl ApiClient {
         self.call(Method::GET, "/v1/transfers", None::<&()>).await
     }
 
-    /// One of them.
+    /// A transfer.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -127,7 +127,7 @@ impl ApiClient {
         Ok(submitted.transfer)
     }
 
-    /// Stops a transfer.
+    /// Asks the node to cancel a transfer.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -135,7 +135,7 @@ impl ApiClient {
         self.order(id, "cancel").await
     }
 
-    /// Tells the node what to do with a transfer: `cancel`, `pause`, `resume` or `restart`.
+    /// Sends an order about a transfer: `cancel`, `pause`, `resume` or `restart`.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -144,7 +144,7 @@ impl ApiClient {
         Ok(())
     }
 
-    /// Begins a capture.
+    /// Starts a capture.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -156,15 +156,15 @@ impl ApiClient {
             options.seconds.map(|seconds| format!("seconds={seconds}")),
         ];
         let query: Vec<String> = query.into_iter().flatten().collect();
-        let response = self.ask(Method::GET, &format!("/v1/capture?{}", query.join("&")), None::<&()>).await?;
+        let response = self.request(Method::GET, &format!("/v1/capture?{}", query.join("&")), None::<&()>).await?;
         let header = |name| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
         let (Some(id), Some(lanes)) = (header(ID_HEADER), header(LANES_HEADER)) else {
-            return Err(broken(&"it says nothing of the capture"));
+            return Err(broken(&"its response does not describe the capture"));
         };
         Ok(RunningCapture { id, lanes, body: response.into_body(), summary: None })
     }
 
-    /// Ends a capture; what it has by then still comes.
+    /// Ends a capture. Packets captured until then are still delivered.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -179,12 +179,12 @@ impl ApiClient {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<A, CommandError> {
-        let response = self.ask(method, path, body).await?;
-        serde_json::from_slice(&whole(response.into_body()).await?).map_err(|error| broken(&error))
+        let response = self.request(method, path, body).await?;
+        serde_json::from_slice(&read_body(response.into_body()).await?).map_err(|error| broken(&error))
     }
 
-    /// Sends a request; returns the answer if it is no refusal.
-    async fn ask(
+    /// Sends a request and returns the response unless it is an error.
+    async fn request(
         &self,
         method: Method,
         path: &str,
@@ -198,7 +198,7 @@ impl ApiClient {
             Some(body) => serde_json::to_vec(body).map_err(|error| broken(&error))?,
             None => Vec::new(),
         };
-        // The node would end the connection in the middle of it.
+        // The node would close the connection in the middle of the request.
         if bytes.len() > REQUEST_BYTES_MAX {
             return Err(CommandError::usage(too_many_names()));
         }
@@ -215,7 +215,7 @@ impl ApiClient {
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = whole(response.into_body()).await?;
+        let bytes = read_body(response.into_body()).await?;
         let (word, text) = match serde_json::from_slice::<ApiError>(&bytes) {
             Ok(error) => (Some(error.code), error.text),
             Err(_) => (None, String::from_utf8_lossy(&bytes).into_owned()),
@@ -227,16 +227,16 @@ impl ApiClient {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ExitCode::Temporary,
             _ => ExitCode::Failed,
         };
-        Err(CommandError { code: word, ..CommandError::told(code, text) })
+        Err(CommandError { code: word, ..CommandError::from_other_process(code, text) })
     }
 }
 
-/// A capture that the node sends.
+/// A capture that the node streams.
 #[derive(Debug)]
 pub struct RunningCapture {
     /// The number by which it is stopped.
     pub id: u64,
-    /// How many lanes it sees.
+    /// The number of captured lanes.
     pub lanes: u64,
     body: Incoming,
     summary: Option<Summary>,
@@ -246,7 +246,7 @@ impl RunningCapture {
     /// The next bytes of the file; `None` at its end.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            // A truncated answer has no summary, which shows it.
+            // A truncated response has no summary.
             match self.body.frame().await?.ok()?.into_data() {
                 Ok(bytes) => return Some(bytes),
                 Err(frame) => {
@@ -257,7 +257,7 @@ impl RunningCapture {
         }
     }
 
-    /// What it came to, once the file has ended; `None` if the node did not live to say so.
+    /// The summary after the end of the file; `None` if the node ended before it.
     #[must_use]
     pub fn summary(self) -> Option<Summary> {
         self.summary
@@ -268,7 +268,7 @@ fn is_refused(error: &std::io::Error) -> bool {
     os_error::code_of(error) == RefusalCode::NotPermitted
 }
 
-/// A node may be running there: without permission to look, its absence cannot be claimed.
+/// The error if the socket cannot be opened, in which case a node may be running.
 fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
     let socket = state.path("api.sock");
     let remedy =
@@ -281,7 +281,7 @@ fn broken(error: &dyn std::fmt::Display) -> CommandError {
     CommandError::new(ExitCode::Temporary, format!("the node does not answer: {error}"))
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, CommandError> {
+async fn read_body(body: Incoming) -> Result<Bytes, CommandError> {
     let body = http_body_util::Limited::new(body, ANSWER_BYTES_MAX);
     Ok(body.collect().await.map_err(|error| broken(&error))?.to_bytes())
 }

@@ -1,5 +1,7 @@
-//! The definitions of all commands and options. Shell completions and man pages are made from them
-//! too.
+//! The definitions of all commands and options, from which shell completions and man pages are
+//! generated too.
+//!
+//! The structs have as many fields as their command has options.
 
 mod bench;
 mod common;

@@ -1,4 +1,4 @@
-//! `culvert bench`: this host against its own limits.
+//! `culvert bench`: measures this host against its own limits.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -16,12 +16,12 @@ use culvert_state::StateDirectory;
 use crate::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
 use crate::embedded_node::{carry_out_here, embedded};
 use crate::exit::CommandError;
-use crate::report::{self, Telling, print_json, say};
+use crate::operands::{options_of, target_of};
+use crate::report::{self, ReportOptions, print_json, say};
 use crate::runtime::block_on;
 use crate::second_node::SecondNode;
-use crate::typed::{options_of, target_of};
 
-/// Measures.
+/// Runs `culvert bench`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -43,7 +43,7 @@ fn pin(core: Option<usize>) -> Result<(), CommandError> {
     }
 }
 
-/// One end of a measurement, as the arguments want it.
+/// One end of a measurement, according to the arguments.
 fn end_of(args: &LimitArgs, bind: IpAddr, port: u16, partner: Option<IpAddr>) -> Result<LimitEnd, CommandError> {
     if args.datapath == "udp" {
         return LimitEnd::udp(bind, port, SOCKET_BUFFER_BYTES).map_err(CommandError::failed);
@@ -88,7 +88,6 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
         let mode = receiver.mode();
         return show_limit("received", &receiver.receive(), mode, args, json);
     }
-    let datagram = usize::from(args.datagram);
     if let Some(to) = &args.send {
         pin(args.core)?;
         let to = address(to)?;
@@ -104,7 +103,11 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
             "both ends in one process have no interface between them: start one with --receive, the other with --send",
         ));
     }
-    // Both ends here: a thread each, on different cores where there are two.
+    both_ends(args, &cores, json)
+}
+
+/// Measures between two threads of this process, on different cores if there are two.
+fn both_ends(args: &LimitArgs, cores: &[core_affinity::CoreId], json: bool) -> Result<ExitCode, CommandError> {
     let receiver = LimitReceiver::bind(std::net::Ipv4Addr::LOCALHOST.into(), 0).map_err(CommandError::failed)?;
     let to = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), receiver.port());
     let last = cores.last().copied();
@@ -115,7 +118,7 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     if let Some(&first) = cores.first() {
         core_affinity::set_for_current(first);
     }
-    let sent = send_limit(to, datagram, args.seconds, !args.plain).map_err(CommandError::failed);
+    let sent = send_limit(to, args.datagram.into(), args.seconds, !args.plain).map_err(CommandError::failed);
     let received = receiving.join().map_err(|_| CommandError::failed("the receiving thread panicked"))?;
     sent?;
     show_limit("received", &received, None, args, json)
@@ -163,8 +166,8 @@ fn show_limit(
     Ok(ExitCode::Done)
 }
 
-/// Refuses options that the second node of this machine cannot have. Both nodes listen on loopback,
-/// on ports of their own.
+/// Refuses options that the second node on this host cannot have. Both nodes listen on loopback, on
+/// free ports.
 fn require_second(global: &GlobalArgs, engine: &EngineArgs) -> Result<(), CommandError> {
     Settings::resolve(&global.flags(engine))?.engine(false, None)?;
     let EngineArgs { cores: _, memory: _, mtu: _, bind, ports, datapath, interface, af_xdp_mode, busy_poll } = engine;
@@ -184,9 +187,9 @@ fn require_second(global: &GlobalArgs, engine: &EngineArgs) -> Result<(), Comman
     }
 }
 
-/// The engine from memory to memory.
+/// Measures the engine from memory to memory.
 async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, CommandError> {
-    let telling = Telling { json, quiet: global.quiet, ..Telling::default() };
+    let report_options = ReportOptions { json, quiet: global.quiet, ..ReportOptions::default() };
     let options = options_of(&args.options)?;
     let movement = Movement::Measure { bytes: args.size };
     let Some(partner) = &args.partner else {
@@ -204,20 +207,20 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
         second.end().await;
         let mut result = result?;
         if !json {
-            // Its receipt goes with the directory.
+            // Its receipt is removed with the directory.
             result.transfer.clear();
         }
-        return report::print(&result, telling, &node.state);
+        return report::print(&result, report_options, &node.state);
     };
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
     let node = embedded(&settings, &state, None)?;
-    let place = crate::target::parse(partner.as_ref())?;
-    let target = match &place {
-        crate::target::Place::Local(path) => Target::Profile(path.to_string()),
-        place => target_of(place),
+    let location = crate::location::parse(partner.as_ref())?;
+    let target = match &location {
+        crate::location::Location::Local(path) => Target::Profile(path.to_string()),
+        location => target_of(location),
     };
     let request = TransferRequest { target, movement, options, retries: Some(0) };
     let result = carry_out_here(&node, request, global.quiet || json).await?;
-    report::print(&result, telling, &state)
+    report::print(&result, report_options, &state)
 }

@@ -1,4 +1,4 @@
-//! `culvert capture`, and the captures of commands that have lanes of their own.
+//! `culvert capture`, and captures of commands with lanes of their own.
 
 pub mod args;
 mod file;
@@ -36,7 +36,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     let options =
         CaptureOptions { lane: args.lane, snap_bytes: args.snap, packets: args.packets, seconds: args.seconds };
     let mut capture = api.capture(&options).await?;
-    // Only now: a node that refuses must not cost the file that was there.
+    // Only now, so that an existing file is not lost if the node refuses.
     let mut file = CaptureFile::create(&args.file)?;
     let name = file.name();
     if !global.quiet {
@@ -62,11 +62,11 @@ pub struct EmbeddedCapture {
 }
 
 impl EmbeddedCapture {
-    /// Starts the data plane of `node`, if it does not run, and captures all of its lanes.
+    /// Starts the data plane of `node`, unless it is running, and captures all lanes.
     ///
     /// # Errors
     /// [`CommandError`].
-    pub async fn begin(node: &Node, file: &Path) -> Result<Self, CommandError> {
+    pub async fn start(node: &Node, file: &Path) -> Result<Self, CommandError> {
         if file.as_os_str() == "-" {
             return Err(CommandError::usage("--capture needs a file: standard output is for the result"));
         }
@@ -88,7 +88,7 @@ impl EmbeddedCapture {
         Ok(Self { name, stop, writing })
     }
 
-    /// Ends it and reports the result. The transfer does not depend on it.
+    /// Ends the capture and reports its outcome, which does not affect the transfer.
     pub async fn end(self, quiet: bool) {
         self.stop.stop();
         let concluded = match self.writing.await {
@@ -102,8 +102,8 @@ impl EmbeddedCapture {
     }
 }
 
-/// Writes the capture until it ends. An interrupt ends it in the node, and packets in flight still
-/// arrive; a second one ends this command.
+/// Writes the capture until it ends. An interrupt ends it in the node, and packets captured until
+/// then still arrive; a second interrupt ends this command.
 async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut CaptureFile) -> Result<(), CommandError> {
     let mut interrupted = Box::pin(crate::interruption::interrupted());
     let mut is_ending = false;
@@ -116,14 +116,14 @@ async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut Captu
                 }
                 is_ending = true;
                 interrupted = Box::pin(crate::interruption::interrupted());
-                // One that has just ended by itself is not there any more.
+                // Fails if the capture has just ended by itself.
                 let _ = api.stop_capture(capture.id).await;
                 continue;
             }
         };
         let Some(bytes) = bytes else { return Ok(()) };
         if !file.append(&bytes)? && !is_ending {
-            // The reader of the capture has enough.
+            // The reader of the pipe has closed it.
             is_ending = true;
             let _ = api.stop_capture(capture.id).await;
         }

@@ -50,14 +50,14 @@ pub fn version(args: &VersionArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::Done)
 }
 
-/// The versions of program and protocol in a line.
+/// The versions of program and protocols in one line.
 #[must_use]
 pub fn version_text() -> String {
     let (version, protocol) = (env!("CARGO_PKG_VERSION"), culvert_protocol::control::PROTOCOL_VERSION);
     format!("{version} (control protocol {protocol}, wire format {})", culvert_protocol::wire::VERSION)
 }
 
-/// The program without the commands that it has for itself, which shells would offer.
+/// The command line without hidden commands, which shells would offer otherwise.
 fn without_hidden(full: &Command) -> Command {
     let visible: Vec<Command> = full.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
     let command = Command::new("culvert").version(env!("CARGO_PKG_VERSION")).propagate_version(true);

@@ -1,7 +1,7 @@
-//! `culvert demo`: two nodes on this machine move and verify generated data, over the real path.
+//! `culvert demo`: two nodes on this host move and verify generated data through the full data path.
 //!
 //! Both nodes have both processes; between them are TLS, UDP over loopback, AES-GCM, BLAKE3 and the
-//! disk. What arrived is compared with what was sent by another hash than the transfer's own.
+//! disk. Received files are compared with the originals by a hash that the transfer does not use.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,11 +24,11 @@ use culvert_system::os_error;
 use crate::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
 use crate::embedded_node::carry_out_here;
 use crate::exit::CommandError;
+use crate::operands::options_of;
 use crate::report::{self, say};
 use crate::second_node::SecondNode;
-use crate::typed::options_of;
 
-/// Data is made, read and compared in pieces of this size.
+/// Data is generated, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Runs the demo.
@@ -50,14 +50,14 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     })?;
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;
-    tell(quiet, &format!("making {} of random data, {} in all", counted(args.files, "file"), show_bytes(args.size)));
+    inform(quiet, &format!("making {} of random data, {} in all", counted(args.files, "file"), show_bytes(args.size)));
     let source = room.path().join("source");
     let made = source.clone();
     blocking(move || make_files(&made, args.size, args.files))
         .await
         .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot write demo data: {error}")))?;
 
-    tell(quiet, "starting two nodes, each with a control process and a data plane process");
+    inform(quiet, "starting two nodes, each with a control process and a data plane process");
     let partner = SecondNode::start(room.path(), &EngineArgs::default()).await?;
     let destination = partner.directory().to_owned();
     let request = TransferRequest {
@@ -74,7 +74,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     partner.end().await;
     let result = outcome?;
 
-    tell(quiet, "comparing what arrived with what was sent (SHA-256)");
+    inform(quiet, "comparing what arrived with what was sent (SHA-256)");
     let (compared, digest) = {
         let (source, destination) = (source.clone(), destination.clone());
         blocking(move || compare(&source, &destination))
@@ -82,8 +82,8 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
             .map_err(|error| CommandError::new(ExitCode::Verification, format!("verification failed: {error}")))?
     };
     drop(node);
-    let place = room.path().display().to_string();
-    room.close().map_err(|error| CommandError::failed(format!("cannot remove {place}: {error}")))?;
+    let directory = room.path().display().to_string();
+    room.close().map_err(|error| CommandError::failed(format!("cannot remove {directory}: {error}")))?;
     if args.json {
         report::print_json(&result)?;
     } else if !global.quiet {
@@ -107,7 +107,7 @@ pub fn demo_options() -> TransferOptions {
     }
 }
 
-fn tell(quiet: bool, text: &str) {
+fn inform(quiet: bool, text: &str) {
     if !quiet {
         say_aside!("culvert: {text}");
     }
@@ -129,7 +129,7 @@ fn check_room(directory: &Path, size: u64) -> Result<(), CommandError> {
     Err(CommandError::new(ExitCode::BadHost, text))
 }
 
-/// Writes files of random bytes, of unequal sizes, some in a directory.
+/// Writes files of random bytes, of different sizes, some of them in a subdirectory.
 fn make_files(directory: &Path, size: u64, files: u32) -> std::io::Result<()> {
     fs::create_dir_all(directory.join("more"))?;
     let mut state = std::process::id() as u64 | 1;
@@ -137,7 +137,7 @@ fn make_files(directory: &Path, size: u64, files: u32) -> std::io::Result<()> {
     let mut left = size;
     for number in 0..files {
         let share = left / u64::from(files - number);
-        // A quarter more or less, so that files do not end at a chunk's end.
+        // A quarter more or less, so that files do not end at a chunk boundary.
         let bytes = if number + 1 == files { left } else { (share - share / 4 + state % (share / 2).max(1)).min(left) };
         left -= bytes;
         let name = if number % 3 == 2 { format!("more/file-{number}") } else { format!("file-{number}") };
@@ -163,7 +163,7 @@ fn fill_randomly(piece: &mut [u8], state: &mut u64) {
     }
 }
 
-/// Compares two directories file by file; returns how many files are the same and a digest over
+/// Compares two directories file by file; returns the number of identical files and a digest over
 /// all.
 fn compare(source: &Path, destination: &Path) -> Result<(u64, String), String> {
     let (ours, theirs) = (names(source)?, names(destination)?);
@@ -190,11 +190,11 @@ fn compare(source: &Path, destination: &Path) -> Result<(u64, String), String> {
 fn names(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let fail = |error: std::io::Error| format!("{}: {error}", directory.display());
     let mut names = Vec::new();
-    for place in ["", "more"] {
-        for entry in fs::read_dir(directory.join(place)).map_err(fail)? {
+    for subdirectory in ["", "more"] {
+        for entry in fs::read_dir(directory.join(subdirectory)).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             if entry.file_type().map_err(fail)?.is_file() {
-                names.push(Path::new(OsStr::from_bytes(place.as_bytes())).join(entry.file_name()));
+                names.push(Path::new(OsStr::from_bytes(subdirectory.as_bytes())).join(entry.file_name()));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `culvert bench disk`: what the disk itself does, sequentially and past the page cache.
+//! `culvert bench disk`: measures a disk with sequential I/O that bypasses the page cache.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use crate::exit::CommandError;
 use crate::report::{print_json, say};
 
-/// One request: a chunk.
+/// Size of a request: a chunk.
 const PIECE_BYTES: usize = 4 << 20;
-/// Requests at once.
+/// Concurrent requests.
 const THREADS: usize = 4;
-/// What direct I/O is aligned to.
+/// Alignment of direct I/O.
 const ALIGNMENT: usize = 4096;
 
 /// Measures writing, with a final fsync, and reading.
@@ -34,7 +34,7 @@ pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, Command
     let open = |flags| openat(CWD, file.path(), OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty());
     let opened = open(OFlags::DIRECT).map(|fd| (fd, true)).or_else(|_| Ok((open(OFlags::empty())?, false)));
     let (fd, is_direct) = opened.map_err(|error: Errno| fail(&error))?;
-    // It has no name any more when it grows: whatever ends this process, nothing is left behind.
+    // The file loses its name before it grows, so that nothing remains however this process ends.
     file.close().map_err(|error| fail(&error))?;
     let pieces = (size as usize / PIECE_BYTES).max(THREADS);
     let bytes = pieces * PIECE_BYTES;
@@ -57,7 +57,7 @@ pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, Command
     Ok(ExitCode::Done)
 }
 
-/// Moves every piece, by several threads.
+/// Reads or writes every piece, with several threads.
 fn each_piece(
     fd: &OwnedFd,
     pieces: usize,

@@ -1,4 +1,4 @@
-//! What a dry run found, for people.
+//! The result of a dry run, for people.
 
 use culvert_model::result::TransferResult;
 use culvert_model::units::{show_bytes, show_count};
@@ -17,7 +17,7 @@ pub fn line(file: &WouldFile) -> String {
     if file.text.is_empty() { line } else { format!("{line}: {}", file.text) }
 }
 
-/// What would be done, in a few lines.
+/// A summary of what the transfer would do.
 #[must_use]
 pub fn text(would: &Would, result: &TransferResult) -> String {
     let mut lines = vec![sentence(would, result)];
@@ -90,7 +90,7 @@ fn sentence(would: &Would, result: &TransferResult) -> String {
     format!("would {verb} {}, {}{others}{there}", counted(counts.sent, "file"), show_bytes(would.bytes))
 }
 
-/// Directories and symlinks.
+/// A number of directories and symlinks.
 fn counted_others(count: u64) -> String {
     format!("{} {}", show_count(count), agree(count, "directory or symlink", "directories and symlinks"))
 }

@@ -1,4 +1,4 @@
-//! A node within a command, for as long as the command runs, and the transfers that it carries out.
+//! A node inside a command, for as long as the command runs, and the transfers that it runs.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,10 +17,9 @@ use culvert_state::StateDirectory;
 use crate::exit::CommandError;
 use crate::interruption::interrupted;
 use crate::progress;
-use crate::verbose::{self, FileTeller};
+use crate::verbose::{self, FileReporter};
 
-/// A node for the length of this command. `partner` is the one that it has to do with, as far as it
-/// is known.
+/// A node for the duration of this command. `partner` is the address of its partner, if known.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -36,14 +35,14 @@ pub fn embedded(
     Ok(node)
 }
 
-/// This program, for starting the data plane: by what runs, not by a name that an update may have
-/// replaced.
+/// This program, for starting the data plane: the running executable, because an upgrade may have
+/// replaced the file of its name.
 #[must_use]
 pub fn program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// Carries a request out in this process, showing progress; interrupts cancel it.
+/// Runs a request in this process and shows its progress. Interrupts cancel it.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -56,8 +55,8 @@ pub async fn carry_out_here(
     let is_get = matches!(request.movement, Movement::Pull { .. });
     let record = TransferRecord::of_request(id, &request, RecordState::Active, unix_ms());
     let mut live = node.registry.begin(id, record).await?;
-    let teller = FileTeller::begin(if is_get { "stored" } else { "sent" });
-    live.names = teller.as_ref().map(FileTeller::names);
+    let reporter = FileReporter::start(if is_get { "stored" } else { "sent" });
+    live.names = reporter.as_ref().map(FileReporter::names);
     let shown = live.progress.subscribe();
     let canceler = node.clone();
     let interrupts = tokio::spawn(async move {
@@ -66,8 +65,8 @@ pub async fn carry_out_here(
         code
     });
     let outcome =
-        progress::show(quiet, shown.clone(), verbose::beside(shown, carry_out(node, id, &request, live))).await;
-    drop(teller);
+        progress::show(quiet, shown.clone(), verbose::with_phases(shown, carry_out(node, id, &request, live))).await;
+    drop(reporter);
     node.registry.settle().await;
     if outcome.is_err() && interrupts.is_finished() {
         let code = interrupts.await.unwrap_or(ExitCode::Interrupted);

@@ -10,7 +10,7 @@ use culvert_protocol::control::RefusalCode;
 use culvert_state::StateError;
 use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};
 
-/// What a command exits with that could not use a path which was named to it.
+/// The exit code of a command that cannot use a path given to it.
 #[must_use]
 pub fn of_path(error: &std::io::Error) -> ExitCode {
     match os_error::code_of(error) {
@@ -25,53 +25,53 @@ pub fn of_path(error: &std::io::Error) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct CommandError {
-    /// What to exit with.
+    /// The exit code.
     pub exit_code: u8,
-    /// What to say.
+    /// The message.
     pub text: String,
-    /// A word for programs, where there is a better one than the exit code's.
+    /// The code for programs, if it is more specific than the exit code's.
     pub code: Option<String>,
     /// The transfer that failed, if there is one.
     pub transfer: Option<String>,
-    /// Where that transfer stands, if it goes on without the command.
-    pub goes_on: Option<RecordState>,
+    /// The state of that transfer, if it continues without the command.
+    pub continues_as: Option<RecordState>,
 }
 
 impl CommandError {
-    /// A failure of this process with a code. Where it only lacks descriptors or memory, whatever
-    /// it wanted them for, that is temporary, and the text says whose they are.
+    /// A failure of this process. If it lacks descriptors or memory, the exit code is temporary
+    /// whatever it needed them for, and the text says whose limit was reached.
     pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
         let text = text.to_string();
         let code = if tells_shortage(&text) { ExitCode::Temporary } else { code };
         let text = without_numbers(&explained(text));
-        Self { exit_code: code as u8, text, code: None, transfer: None, goes_on: None }
+        Self { exit_code: code as u8, text, code: None, transfer: None, continues_as: None }
     }
 
-    /// A failure in the words of another process, to which nothing of this one is added.
-    pub fn told(code: ExitCode, text: impl Into<String>) -> Self {
-        Self { exit_code: code as u8, text: text.into(), code: None, transfer: None, goes_on: None }
+    /// A failure of another process, whose message is not changed.
+    pub fn from_other_process(code: ExitCode, text: impl Into<String>) -> Self {
+        Self { exit_code: code as u8, text: text.into(), code: None, transfer: None, continues_as: None }
     }
 
-    /// The same, of a transfer.
+    /// The same error, for a transfer.
     #[must_use]
     pub fn of_transfer(mut self, transfer: impl std::fmt::Display) -> Self {
         self.transfer = Some(transfer.to_string());
         self
     }
 
-    /// The same, of a transfer that was followed and goes on: only the following has ended.
+    /// The same error, for a transfer that continues although this command has stopped waiting for it.
     #[must_use]
     pub fn of_followed(mut self, transfer: impl std::fmt::Display, state: RecordState) -> Self {
-        self.goes_on = Some(state);
+        self.continues_as = Some(state);
         self.of_transfer(transfer)
     }
 
-    /// As `--json` prints it.
+    /// The error as `--json` prints it.
     #[must_use]
     pub fn answer(&self) -> Answer<'_> {
         let known = ExitCode::of(self.exit_code);
         let state = match known {
-            _ if let Some(state) = self.goes_on => state.word(),
+            _ if let Some(state) = self.continues_as => state.word(),
             Some(code) if code.is_interrupt() => "canceled",
             _ => "failed",
         };
@@ -80,28 +80,27 @@ impl CommandError {
         Answer { transfer: self.transfer.as_deref(), state, error }
     }
 
-    /// A plain failure.
+    /// A failure with exit code 1.
     pub fn failed(text: impl std::fmt::Display) -> Self {
         Self::new(ExitCode::Failed, text)
     }
 
-    /// A wrong command line.
+    /// A usage error.
     pub fn usage(text: impl std::fmt::Display) -> Self {
         Self::new(ExitCode::Usage, text)
     }
 
-    /// A command line that clap does not take: its sentence and tips, without the usage that
-    /// follows them on a terminal.
+    /// An error of clap: its message and tips, without the usage text that follows on a terminal.
     #[must_use]
     pub fn misspelled(error: &clap::Error) -> Self {
         let text = error.to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         let ends = ["\n\nUsage: ", "\n\nFor more information"].iter().filter_map(|end| text.find(end)).min();
-        Self::told(ExitCode::Usage, text.get(..ends.unwrap_or(text.len())).unwrap_or(text).trim())
+        Self::from_other_process(ExitCode::Usage, text.get(..ends.unwrap_or(text.len())).unwrap_or(text).trim())
     }
 }
 
-/// What `--json` prints of a command that failed.
+/// The JSON of a failed command.
 #[derive(Debug, serde::Serialize)]
 pub struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +124,7 @@ impl From<TransferError> for CommandError {
             text: error.text(),
             code: Some(failure.code),
             transfer: None,
-            goes_on: None,
+            continues_as: None,
         }
     }
 }
@@ -137,7 +136,7 @@ impl From<Failure> for CommandError {
             text: failure.text,
             code: Some(failure.code),
             transfer: None,
-            goes_on: None,
+            continues_as: None,
         }
     }
 }
@@ -151,7 +150,7 @@ impl From<SettingsError> for CommandError {
 
 impl From<StateError> for CommandError {
     fn from(error: StateError) -> Self {
-        // A full disk has one word, whichever side it is on, and is not how the host is set up.
+        // A full disk has the same code on either side, and is no fault of the host's setup.
         if error.code() == RefusalCode::NoSpace {
             return Self { code: Some("no_space".to_owned()), ..Self::failed(error) };
         }
@@ -200,9 +199,9 @@ mod tests {
 
     use super::*;
 
-    /// It was `bad_host` where the command runs and `no_space` where the partner does.
+    /// It was `bad_host` on this side and `no_space` on the partner's.
     #[test]
-    fn a_full_disk_has_one_word_on_either_side() {
+    fn a_full_disk_has_the_same_code_on_either_side() {
         let full = || {
             let error = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
             StateError::Os { what: "make", path: "/state/x".into(), error }
@@ -213,13 +212,17 @@ mod tests {
         }
     }
 
-    /// This process's limit was added to what a far end said of its own.
+    /// This process's limit was added to a far end's message about its own.
     #[test]
-    fn a_limit_is_added_to_words_of_this_process_and_not_to_those_of_another() {
+    fn a_limit_is_added_to_messages_of_this_process_only() {
         let words = "cannot use /there: Too many open files (os error 24)";
         let theirs = TransferError::Partner(Refusal::new(RefusalCode::NotFound, words));
-        for told in [CommandError::from(theirs), CommandError::told(ExitCode::NotFound, words)] {
-            assert_eq!((told.exit_code, told.text.as_str()), (3, words), "neither is it this side's to judge");
+        for told in [CommandError::from(theirs), CommandError::from_other_process(ExitCode::NotFound, words)] {
+            assert_eq!(
+                (told.exit_code, told.text.as_str()),
+                (3, words),
+                "the message of the other side is not changed"
+            );
         }
         let ours = CommandError::new(ExitCode::NotFound, words);
         assert!(ours.exit_code == 5 && ours.text.contains("ulimit -n"), "{ours}");

@@ -1,11 +1,11 @@
-//! `culvert far-end`: what ssh starts on the other host.
+//! `culvert far-end`: the node that ssh starts on the other host.
 
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use culvert_model::exit_code::ExitCode;
 use culvert_node::admission::Admission;
-use culvert_node::reception::{SpareDescriptor, listen};
+use culvert_node::listener::{SpareDescriptor, listen};
 use culvert_node::settings::{Origin, Ports, Settings, SettingsError};
 use culvert_objects::fs::reach::Reach;
 use culvert_plane::DataPlaneError;
@@ -21,19 +21,19 @@ use crate::embedded_node::embedded;
 use crate::exit::CommandError;
 use crate::interruption::interrupted;
 use crate::report;
-use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
+use crate::ssh::greeting::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
 
-/// What names the far end's ports where the transfer is started.
+/// The option that sets the far end's ports on the host where the transfer is started.
 const PORTS_OPTION: &str = "--remote-ports";
 
-/// Serves one key until standard input ends.
+/// Serves one key until standard input is closed.
 ///
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, CommandError> {
     let mut engine = args.engine.clone();
     engine.ports = engine.ports.or_else(|| args.far_ports.clone());
-    let settings = Settings::resolve(&global.flags(&engine)).map_err(as_typed)?;
+    let settings = Settings::resolve(&global.flags(&engine)).map_err(with_remote_option)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     let read = input.read_line(&mut line).await;
@@ -41,9 +41,9 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let Some(request) = request.filter(|request| request.culvert_far_end == FAR_END_VERSION) else {
         return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
     };
-    let state = state_beside(StateDirectory::open(&settings.state.value)?, request.key)?;
-    // Before anything is made that has to be ended in order.
-    settings.engine(false, None).map_err(as_typed)?;
+    let state = separate_state(StateDirectory::open(&settings.state.value)?, request.key)?;
+    // Checked before anything is created that needs an orderly end.
+    settings.engine(false, None).map_err(with_remote_option)?;
     let node = embedded(&settings, &state, None)?;
     let listener = match &settings.ports.value {
         Ports::These(ports) => bind_first_free(ports).await?,
@@ -61,8 +61,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     report::print_json_line(&answer)?;
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
     let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
-    // Beside the partner's call. What is wrong with this host ends this process before anything is
-    // asked of it.
+    // The data plane starts while the partner connects. If this host cannot run it, this process
+    // exits before the partner sends a request.
     node.engine.supervisor.get().await.map_err(|error| match error {
         DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
             DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
@@ -71,14 +71,14 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     })?;
     let mut rest = [0; 256];
     let ended = async { while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {} };
-    // Of a host that is shut down, or a login session that ends.
+    // Signals arrive when the host shuts down or the login session ends.
     let code = tokio::select! {
         () = ended => ExitCode::Done,
         code = interrupted() => code,
     };
     listening.abort();
-    // A transfer that is still running is interrupted: its requester is gone, and it resumes from
-    // its journal. What it has opened is closed.
+    // The requester of a running transfer is gone. Canceling closes what the transfer has open; it
+    // resumes from its journal.
     for id in node.registry.under_way() {
         node.registry.cancel(id).await;
     }
@@ -86,9 +86,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     Ok(code)
 }
 
-/// A value that this end was given, by the option that it was given with where the transfer is
-/// started.
-fn as_typed(error: SettingsError) -> SettingsError {
+/// Names the option with which a value was given on the host where the transfer is started.
+fn with_remote_option(error: SettingsError) -> SettingsError {
     match error {
         SettingsError::Value { name: "cores", origin: Origin::Flag, reason } => {
             SettingsError::Value { name: "remote_cores", origin: Origin::Flag, reason }
@@ -100,19 +99,19 @@ fn as_typed(error: SettingsError) -> SettingsError {
     }
 }
 
-/// The state directory of the far end: the account's, or one below it if that is the state
-/// directory of the command that has started this too. So it is with `localhost:`, and with homes
-/// that hosts share. Each end keeps a record of the transfer, under one id.
-fn state_beside(state: StateDirectory, asking: PublicKey) -> Result<StateDirectory, CommandError> {
-    /// It has the contents of a state directory: interrupted transfers resume from its journals.
-    const BELOW: &str = "far-end";
-    if state.identity()?.public_key() != asking {
+/// The state directory of the far end: the account's, or a subdirectory of it if the command that
+/// started the transfer uses the account's too, as with `localhost:` and with shared home
+/// directories. Each end records the transfer under the same id.
+fn separate_state(state: StateDirectory, requester: PublicKey) -> Result<StateDirectory, CommandError> {
+    /// A state directory in its own right: interrupted transfers resume from its journals.
+    const SUBDIRECTORY: &str = "far-end";
+    if state.identity()?.public_key() != requester {
         return Ok(state);
     }
-    Ok(StateDirectory::open(state.path(BELOW))?)
+    Ok(StateDirectory::open(state.path(SUBDIRECTORY))?)
 }
 
-/// Listens on the first of these TCP ports that is free.
+/// Listens on the first free one of these TCP ports.
 async fn bind_first_free(ports: &[u16]) -> Result<TcpListener, CommandError> {
     for &port in ports {
         match bind(port).await {

@@ -9,7 +9,7 @@ use crate::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};
 use crate::exit::CommandError;
 use crate::report::{print_json, say};
 
-/// Shows the key, or makes it.
+/// Shows or creates the key.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -33,7 +33,7 @@ pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, Command
     } else {
         say(&format!("fingerprint  {fingerprint}\nwords        {words}\nkey          {key}\nfile         {path}"))?;
     }
-    // A key that a transfer over ssh left must not be taken for the node's.
+    // The key that a transfer over ssh has created must not be mistaken for the node's.
     if let Some(system) = OwnedState::of_system().filter(|system| system.path != state.root() && !global.quiet) {
         say_aside!(
             "culvert: this is this account's own key; the system's node has another one: {}",

@@ -5,11 +5,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::CommandError;
 
-/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it
-/// has made for itself goes with it, and it answers as every command that fails.
+/// Runs a command that needs no orderly end: when interrupted, it is dropped, and the interruption is
+/// its error.
 ///
 /// # Errors
-/// [`CommandError`]: the command's, or that it was interrupted.
+/// [`CommandError`]: the command's, or the interruption.
 pub async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::select! {
         answer = command => answer,
@@ -17,14 +17,14 @@ pub async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandEr
     }
 }
 
-/// Waits for SIGINT, SIGTERM, or SIGHUP unless it is ignored, as `nohup` has it.
+/// Waits for SIGINT, SIGTERM, or SIGHUP, unless the last is ignored as by `nohup`.
 pub async fn interrupted() -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };
     let hung_up = async {
-        // A handler would take the place of what is ignored.
+        // Installing a handler would end the ignoring.
         let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
         match hang_up {
             Some(mut hang_up) => hang_up.recv().await,
@@ -38,10 +38,10 @@ pub async fn interrupted() -> ExitCode {
     }
 }
 
-/// Whether this process was started to outlive its terminal (proc_pid_status(5), `SigIgn`).
+/// Whether this process was started with SIGHUP ignored (proc_pid_status(5), `SigIgn`).
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // The lowest bit is signal 1, which SIGHUP is.
+    // The lowest bit is signal 1, SIGHUP.
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -1,8 +1,8 @@
-//! `culvert bench ledger`: what each stage of the way costs, in cycles for each byte.
+//! `culvert bench ledger`: the cost of each stage of the data path, in cycles per byte.
 //!
 //! Each stage is measured alone, on one core, with data that stays in the cache as it does in a
-//! lane. Cycles are of the nominal clock, which `/proc/cpuinfo` tells; cores may really run faster,
-//! so only ratios between rows mean something.
+//! lane. Cycles are those of the nominal clock rate in `/proc/cpuinfo`. Cores may run faster, so only
+//! the ratios between rows are meaningful.
 
 mod feedback;
 
@@ -22,7 +22,7 @@ use culvert_system::processor_time::nominal_hertz;
 use crate::exit::CommandError;
 use crate::report::{print_json, say};
 
-/// How much each stage moves.
+/// Amount of data for each stage.
 const STAGE_BYTES: usize = 512 << 20;
 /// The piece in which chunks are read, hashed and written.
 const PIECE_BYTES: usize = 256 << 10;

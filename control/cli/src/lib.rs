@@ -1,7 +1,7 @@
-//! The command line: what people type, and what they read.
+//! The command line interface.
 //!
-//! Results go to standard output, progress and messages to standard error. Every command ends with
-//! an exit code of one table ([`culvert_model::exit_code`], `docs/operations.md`).
+//! Results go to standard output, progress and messages to standard error. All commands share one
+//! table of exit codes ([`culvert_model::exit_code`], `docs/operations.md`).
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 
@@ -12,6 +12,7 @@ pub mod api_client;
 pub mod args;
 pub mod bench;
 pub mod capture;
+pub mod command_tips;
 pub mod completion;
 pub mod config;
 pub mod demo;
@@ -20,32 +21,31 @@ pub mod dry_run;
 pub mod embedded_node;
 pub mod exit;
 pub mod far_end;
-pub mod habits;
 pub mod identity;
 pub mod interruption;
 pub mod ledger;
+pub mod location;
 pub mod man;
 pub mod monitor;
 pub mod node;
 pub mod numbers;
+pub mod operands;
 pub mod path;
 pub mod phase;
 pub mod profile;
 pub mod progress;
+pub mod remedies;
 pub mod report;
 pub mod running_node;
 pub mod runtime;
-pub mod said;
 pub mod second_node;
 pub mod send;
 pub mod ssh;
 pub mod status;
-pub mod target;
+pub mod system_node;
 pub mod transfer;
 pub mod tune;
-pub mod typed;
 pub mod verbose;
-pub mod whose;
 
 use culvert_dataplane::process::StartError;
 use culvert_link::process_name;
@@ -56,20 +56,20 @@ use exit::CommandError;
 use interruption::or_interrupted;
 use runtime::block_on;
 
-/// Carries a command out.
+/// Runs a command.
 ///
 /// # Errors
 /// [`CommandError`] with its exit code.
 pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     process_name::set_if_nameless();
-    // Where it cannot be had, the unit's and the host's own settings hold.
+    // If core dumps cannot be forbidden here, the unit's and the host's settings apply.
     let _ = culvert_dataplane::core_dumps::forbid();
     raise_descriptor_limit();
     culvert_dataplane::process::ignore_file_size_signal();
-    // Known before threads make files.
+    // The umask is read before other threads create files.
     let _ = culvert_objects::fs::destination::modes::process_umask();
     let Cli { mut global, command } = cli;
-    whose::settle(&mut global, &command)?;
+    system_node::select(&mut global, &command)?;
     match command {
         Command::Send(args) => block_on(send::send(global, args)),
         Command::Get(args) => block_on(send::get(global, args)),
@@ -91,14 +91,14 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::FarEnd(args) => block_on(far_end::run(global, args)),
         Command::RuleKeeper => culvert_dataplane::keeper::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
         Command::Dataplane => match culvert_dataplane::process::run() {
-            // The control process says why.
+            // The control process reports the reason.
             Err(StartError::Told) => Ok(ExitCode::BadHost),
             ran => ran.map(|()| ExitCode::Done).map_err(CommandError::failed),
         },
     }
 }
 
-/// Thousands of small files are open at once: the soft limit is raised as far as the hard one lets.
+/// Raises the soft limit to the hard limit, because thousands of small files may be open at once.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

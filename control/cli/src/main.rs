@@ -1,4 +1,4 @@
-//! The `culvert` program: reads the command line, carries it out, and says what went wrong.
+//! The `culvert` program: parses the command line, runs the command, and reports its error.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
 use culvert_cli::args::Cli;
 use culvert_cli::exit::CommandError;
-use culvert_cli::{habits, report, said};
+use culvert_cli::{command_tips, remedies, report};
 use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
@@ -14,16 +14,18 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return not_understood(&habits::advised(error, &Cli::command(), &arguments), &arguments),
+        Err(error) => {
+            return report_parse_error(&command_tips::with_tips(error, &Cli::command(), &arguments), &arguments);
+        }
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return not_understood(&error, &arguments),
+        Err(error) => return report_parse_error(&error, &arguments),
     };
     match culvert_cli::run(cli) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
-            say_aside!("culvert: {}", plain_lines(&said::unless_said(&error.to_string())));
+            say_aside!("culvert: {}", plain_lines(&remedies::without_repetition(&error.to_string())));
             if asks_for_json(&matches) && !report::has_answered() {
                 // Standard output may be what failed.
                 let _ = report::print_json(&error.answer());
@@ -33,9 +35,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers a command line that is none, or that asks for help or the version.
-fn not_understood(error: &Error, arguments: &[OsString]) -> ExitCode {
-    // Where it goes may be closed.
+/// Reports a command line that does not parse, or shows the help or version that it asks for.
+fn report_parse_error(error: &Error, arguments: &[OsString]) -> ExitCode {
+    // Standard output or error may be closed.
     let _ = error.print();
     if error.use_stderr() && arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
         let _ = report::print_json(&CommandError::misspelled(error).answer());
@@ -43,7 +45,7 @@ fn not_understood(error: &Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(culvert_model::exit_code::ExitCode::Usage as u8))
 }
 
-/// Whether the command was given `--json`, which some have and others have not.
+/// Whether the command has the option `--json` and it was given.
 fn asks_for_json(matches: &ArgMatches) -> bool {
     let here = matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or(false);
     here || matches.subcommand().is_some_and(|(_, matches)| asks_for_json(matches))

@@ -15,18 +15,17 @@ use crate::args::{EngineArgs, GlobalArgs, StatusArgs};
 use crate::exit::CommandError;
 use crate::{report, status};
 
-/// Between two drawings.
+/// Time between two redraws.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Switches to the other screen and hides the cursor; and back (ECMA-48, xterm's control
-/// sequences).
+/// Switches to the alternate screen and hides the cursor (ECMA-48, xterm's control sequences).
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-/// See [`ENTER`].
+/// Shows the cursor and switches back to the normal screen.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
-/// Goes to the first line and column, and clears what is below.
+/// Moves the cursor to the upper left corner, and clears the screen below.
 const HOME: &str = "\x1b[H\x1b[J";
 
-/// Draws until it is interrupted. Without a terminal it prints the status once, or every second as
-/// JSON Lines.
+/// Redraws the status until it is interrupted. Without a terminal, prints it once, or every second
+/// as JSON Lines.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -72,7 +71,7 @@ async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode,
     }
 }
 
-/// What each lane moved within the last second.
+/// The rates of each lane within the last second.
 fn rates(now: &NodeStatus, previous: Option<&NodeStatus>) -> String {
     let lanes = |status: &NodeStatus| status.dataplane.as_ref().map(|plane| plane.lanes.clone()).unwrap_or_default();
     let before = previous.map(lanes).unwrap_or_default();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use culvert_model::exit_code::ExitCode;
 use culvert_node::admission::Admission;
 use culvert_node::api::Api;
+use culvert_node::listener::{SpareDescriptor, listen};
 use culvert_node::node::Node;
-use culvert_node::reception::{SpareDescriptor, listen};
 use culvert_node::settings::{Flags, Settings};
 use culvert_node::{log_lines, tuning};
 use culvert_plane::{DataPlaneError, Origin};
@@ -24,12 +24,12 @@ use crate::exit::CommandError;
 use crate::interruption::interrupted;
 use crate::running_node::{LOCK, RunningNode};
 
-/// How often it is tried, and with which pauses.
+/// How often to try to take the node's lock.
 const LOCK_TRIES: u32 = 10;
-/// See [`LOCK_TRIES`].
+/// The pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// How long transfers may take to end when the node does; what hangs on a disk is cut off.
-const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long transfers may take to stop when the node does. Those that hang on a disk are cut off.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the node until it is asked to stop.
 ///
@@ -47,17 +47,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
     log_lines::stamp_lines();
-    let dataplane = match &settings.dataplane_socket.value {
-        Some(path) => Origin::Socket(path.clone()),
-        None => Origin::Child(program()),
-    };
-    let node = Node::new(
-        state.clone(),
-        settings.name.value.clone(),
-        dataplane,
-        settings.engine(true, None)?,
-        settings.transfer_bounds(),
-    )?;
+    let node = create_node(&settings, &state)?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
     let spare = SpareDescriptor::take().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();
@@ -67,26 +57,16 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         Some(address) => Some(bind(address, "metrics", "--metrics").await?),
         None => None,
     };
-    // Nothing else would report why a partner is refused.
+    // Partners with an unreadable profile are refused, and nothing else reports why.
     for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
         say_aside!("culvert: {error}");
     }
-    let plane = node.engine.supervisor.get().await.map_err(|error| match error {
-        // Partners' firewalls know a node's ports: there are no others to take, and waiting for
-        // them frees none.
-        DataPlaneError::PortsInUse(ports) => CommandError::new(ExitCode::BadHost, ports.of_first()),
-        error => error.into(),
-    })?;
     let running = RunningNode {
         process_id: std::process::id(),
         port,
         metrics_port: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()).map(|address| address.port()),
     };
-    culvert_system::log_limit::set_quiet(global.quiet);
-    if !global.quiet {
-        greet(&node, &settings, &running, &plane);
-    }
-    drop(plane);
+    start_data_plane(&node, &settings, &running, global.quiet).await?;
     let api = Api::new(node.clone(), Some(port));
     let socket = api.listen()?;
     api.resume_interrupted();
@@ -94,12 +74,8 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
-    tokio::spawn(culvert_node::partner_hosts::keep_known(node.connection_limiter.clone(), node.profiles.clone()));
-    tokio::spawn(log_lines::tell_what_was_left_out());
     let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
-    tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
-    tokio::spawn(tuning::count_findings(node.metrics.clone()));
-    tokio::spawn(keep_data_plane(node.clone()));
+    spawn_upkeep(&node, &settings);
     let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
     state.write("node.json", &json)?;
     let code = tokio::select! {
@@ -109,18 +85,59 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
             return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
         }
     };
-    // Those that this node's user asked for stay noted as under way, and go on when the node is
-    // started again; partners hear why theirs end.
     listening.abort();
-    node.registry.stop_all(STOP_PATIENCE).await;
+    stop(&node, &state, global.quiet).await;
+    Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
+}
+
+fn create_node(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
+    let dataplane = match &settings.dataplane_socket.value {
+        Some(path) => Origin::Socket(path.clone()),
+        None => Origin::Child(program()),
+    };
+    let (name, engine) = (settings.name.value.clone(), settings.engine(true, None)?);
+    Ok(Node::new(state.clone(), name, dataplane, engine, settings.transfer_bounds())?)
+}
+
+/// Starts the data plane before partners connect, and prints what runs.
+async fn start_data_plane(
+    node: &Node,
+    settings: &Settings,
+    running: &RunningNode,
+    quiet: bool,
+) -> Result<(), CommandError> {
+    let plane = node.engine.supervisor.get().await.map_err(|error| match error {
+        // A node's ports are configured in partners' firewalls, so it cannot choose others.
+        DataPlaneError::PortsInUse(ports) => CommandError::new(ExitCode::BadHost, ports.of_first()),
+        error => error.into(),
+    })?;
+    culvert_system::log_limit::set_quiet(quiet);
+    if !quiet {
+        greet(node, settings, running, &plane);
+    }
+    Ok(())
+}
+
+/// Starts the tasks that run as long as the node.
+fn spawn_upkeep(node: &Arc<Node>, settings: &Settings) {
+    tokio::spawn(culvert_node::partner_hosts::keep_known(node.connection_limiter.clone(), node.profiles.clone()));
+    tokio::spawn(log_lines::report_suppressed_lines());
+    tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(settings))));
+    tokio::spawn(tuning::count_findings(node.metrics.clone()));
+    tokio::spawn(keep_data_plane(node.clone()));
+}
+
+/// Stops running transfers. Those requested by this node's user stay recorded as running and continue
+/// when the node is started again. Partners are told why theirs end.
+async fn stop(node: &Node, state: &StateDirectory, quiet: bool) {
+    node.registry.stop_all(STOP_TIMEOUT).await;
     node.registry.settle().await;
     for name in ["node.json", "api.sock"] {
         let _ = state.remove(name);
     }
-    if !global.quiet {
+    if !quiet {
         say_aside!("culvert: stopped");
     }
-    Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
 }
 
 fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culvert_plane::DataPlane) {
@@ -143,8 +160,7 @@ fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culver
     }
 }
 
-/// Starts the data plane again when it has died, so that partners do not wait for the first
-/// request.
+/// Restarts the data plane when it has died, so that the next request does not have to wait for it.
 async fn keep_data_plane(node: Arc<Node>) {
     loop {
         match node.engine.supervisor.get().await {
@@ -158,7 +174,7 @@ async fn keep_data_plane(node: Arc<Node>) {
     }
 }
 
-/// Keeps a second node off the same state.
+/// Takes the lock that prevents a second node with the same state directory.
 fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     let file = state.open_lock(LOCK)?;
     let mut lock = file_lock::lock(&file);
@@ -166,7 +182,7 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
         if !matches!(lock, Err(LockError::Held)) {
             break;
         }
-        // A command may only have looked whether it is held.
+        // A command that tests whether the lock is held may hold it for a moment.
         std::thread::sleep(LOCK_PAUSE);
         lock = file_lock::lock(&file);
     }
@@ -184,7 +200,7 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
 
 async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result<TcpListener, CommandError> {
     let bound = match TcpListener::bind(address).await {
-        // A host without IPv6.
+        // The host may lack IPv6.
         Err(error)
             if address.ip() == std::net::Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse =>
         {

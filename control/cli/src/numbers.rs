@@ -1,4 +1,4 @@
-//! Numbers on the command line, and what is said of those that are none.
+//! Parsers of numbers on the command line, with readable errors.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use culvert_model::units::parse_bytes;
 
-/// Reads a number of a range.
+/// Parses a number within a range.
 pub fn number_in<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
@@ -17,12 +17,12 @@ where
     }
 }
 
-/// Reads a number, of which `what` says what it is of.
+/// Parses a number; `what` is its unit in the error.
 pub fn number_of<T: FromStr>(what: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| text.parse().map_err(|_| format!("'{text}' is not a number of {what}"))
 }
 
-/// Reads a size of a range.
+/// Parses a size within a range.
 pub fn size_in(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
     move |text| {
         let bytes = parse_bytes(text)?;
@@ -35,7 +35,7 @@ pub fn size_in(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, Strin
     }
 }
 
-/// Takes a text as it is if `parse` can read it: who uses it reads it again.
+/// Accepts a text that `parse` accepts, unchanged; it is parsed again where it is used.
 pub fn checked<T>(
     parse: fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_is_told_in_words() {
+    fn an_invalid_number_is_explained() {
         let seconds = number_of::<u64>("seconds");
         assert_eq!(seconds("7"), Ok(7));
         for text in ["abc", "", "-1", "1.5", "99999999999999999999"] {

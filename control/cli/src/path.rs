@@ -26,12 +26,12 @@ use crate::args::GlobalArgs;
 use crate::embedded_node::embedded;
 use crate::exit::CommandError;
 use crate::interruption::interrupted;
+use crate::location::{Location, parse};
+use crate::operands::target_of;
 use crate::path::args::{CheckArgs, PathAction, PathArgs};
 use crate::report::{print_json, say};
-use crate::target::{Place, parse};
-use crate::typed::target_of;
 
-/// Runs the command.
+/// Runs `culvert path`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -47,7 +47,7 @@ pub async fn run(global: GlobalArgs, args: PathArgs) -> Result<ExitCode, Command
     }
 }
 
-/// A check with what it means, as `--json` prints it.
+/// A check with its findings, as printed with `--json`.
 #[derive(Serialize)]
 struct Shown<'a> {
     #[serde(flatten)]
@@ -55,15 +55,15 @@ struct Shown<'a> {
     findings: &'a [Finding],
 }
 
-/// A partner as people type it: a profile's name, `culvert://HOST:PORT`, or a path on it.
+/// Parses a partner: a profile's name, `culvert://HOST:PORT`, or a path on it.
 fn target(text: &str) -> Result<Target, CommandError> {
     let with_path =
         if text.starts_with("culvert://") || text.contains(':') { text.to_owned() } else { format!("{text}:") };
     match parse(OsStr::new(&with_path))? {
-        Place::Ssh { .. } => Err(CommandError::usage(format!(
+        Location::Ssh { .. } => Err(CommandError::usage(format!(
             "'{text}' is reached over ssh, where no node answers path checks: start 'culvert node' there and add its profile"
         ))),
-        place => Ok(target_of(&place)),
+        location => Ok(target_of(&location)),
     }
 }
 
@@ -73,7 +73,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     records::make_directory(&state)?;
     let _lock = lock(&state)?;
     let mut engine = settings.clone();
-    // A check moves its own packets; it needs no lanes.
+    // A check sends its own packets and needs no lanes.
     engine.cores.value.clear();
     let node = embedded(&engine, &state, None)?;
     let cap = settings.paths.path.rate_bits_per_second_max();
@@ -89,21 +89,21 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
         mtu: !args.no_mtu,
     };
     let quiet = global.quiet;
-    let mut tell = |doing: &str| {
+    let mut inform = |doing: &str| {
         if !quiet {
             say_aside!("culvert: {doing}");
         }
     };
     let busy = transfers_under_way(&state).await;
     let mut found = tokio::select! {
-        found = check(&node.engine, &target, &plan, &mut tell) => found?,
+        found = check(&node.engine, &target, &plan, &mut inform) => found?,
         code = interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     found.transfers_meanwhile = busy.max(transfers_under_way(&state).await);
     let history = records::read(&state, &found.partner, Side::Send).unwrap_or_default();
     let findings = findings(&found, &history);
     for side in Side::ALL {
-        // A check that measured nothing is no record.
+        // A check that measured nothing is not recorded.
         if found.rtt.is_some() {
             records::add(&state, &found.partner, side, records::of_check(&found, side))?;
         }
@@ -141,7 +141,7 @@ async fn transfers_under_way(state: &StateDirectory) -> u64 {
     }
 }
 
-/// One check at a time from this host: two would measure each other.
+/// Permits one check at a time with this state directory, because two would disturb each other.
 fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     let name = "paths/check.lock";
     let file = state.open_lock(name)?;
@@ -157,7 +157,7 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     Ok((file, lock))
 }
 
-/// Delivers what waits for the archive, once: for hosts where no node runs.
+/// Delivers queued results to the archive once, for hosts without a running node.
 async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
     let state = StateDirectory::open(&settings.state.value)?;
     let Some(table) = &settings.paths.archive else {

@@ -1,8 +1,8 @@
-//! The phases of a transfer in words.
+//! Names of a transfer's phases.
 
 use culvert_model::progress::Phase;
 
-/// A phase for people.
+/// A phase as it is shown to people.
 #[must_use]
 pub const fn phase_words(phase: Phase) -> &'static str {
     match phase {

@@ -19,7 +19,7 @@ use crate::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileCha
 use crate::exit::{CommandError, of_path};
 use crate::report::{print_json, say};
 
-/// A profile with its name, as JSON.
+/// A profile with its name, as printed with `--json`.
 #[derive(Debug, Serialize)]
 struct Named<'a> {
     name: &'a str,
@@ -29,7 +29,7 @@ struct Named<'a> {
     profile: &'a Profile,
 }
 
-/// Carries an action on profiles out.
+/// Runs `culvert profile`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -43,35 +43,12 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         ProfileAction::Add { name, key, change } => {
             let key = key.parse::<PublicKey>().map_err(CommandError::usage)?;
             let profile = Profile { key, addresses: addresses(&change)?, permit: permits(&change)? };
-            make_first_key(&state)?;
+            create_first_key(&state)?;
             profiles.add(&name, &profile)?;
             show(&profiles, &name, args.json)?;
         }
         ProfileAction::Edit { name, key, change, forbid } => {
-            let key = key.map(|key| key.parse::<PublicKey>().map_err(CommandError::usage)).transpose()?;
-            let new_addresses = addresses(&change)?;
-            let mut profile = profiles.get(&name)?;
-            if let Some(key) = key {
-                profile.key = key;
-            }
-            if !new_addresses.is_empty() {
-                profile.addresses = new_addresses;
-            }
-            for root in permits(&change)? {
-                profile.permit.retain(|known| known.path != root.path);
-                profile.permit.push(root);
-            }
-            for path in &forbid {
-                // As it was typed, or as a symlink leads to it now.
-                let target = path.canonicalize().unwrap_or_else(|_| path.clone());
-                let before = profile.permit.len();
-                profile.permit.retain(|root| root.path != *path && root.path != target);
-                if profile.permit.len() == before {
-                    let (path, profile) = (path.clone(), Box::new(profile));
-                    return Err(ProfileError::NotPermitted { path, name, profile }.into());
-                }
-            }
-            profiles.replace(&name, &profile)?;
+            edit(&profiles, &name, key, &change, &forbid)?;
             show(&profiles, &name, args.json)?;
         }
         ProfileAction::Remove { name } => {
@@ -84,16 +61,8 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         }
         ProfileAction::Pending => keys::pending(&profiles, args.json)?,
         ProfileAction::Approve { fingerprint, name, change } => {
-            let pending = profiles.find_pending(&fingerprint)?;
-            let mut addresses = addresses(&change)?;
-            if addresses.is_empty() {
-                addresses.push(pending.node_address());
-                if pending.is_guest() && !global.quiet {
-                    keys::say_address_is_a_guess(&name, &addresses[0]);
-                }
-            }
-            let profile = Profile { key: pending.key, addresses, permit: permits(&change)? };
-            make_first_key(&state)?;
+            let profile = approved(&profiles, &fingerprint, &name, &change, global.quiet)?;
+            create_first_key(&state)?;
             profiles.add(&name, &profile)?;
             show(&profiles, &name, args.json)?;
         }
@@ -107,10 +76,63 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
     Ok(ExitCode::Done)
 }
 
-/// Makes the key before the first profile: profiles without one mean that the key is lost.
-fn make_first_key(state: &StateDirectory) -> Result<(), CommandError> {
+fn edit(
+    profiles: &Profiles,
+    name: &str,
+    key: Option<String>,
+    change: &ProfileChange,
+    forbid: &[PathBuf],
+) -> Result<(), CommandError> {
+    let key = key.map(|key| key.parse::<PublicKey>().map_err(CommandError::usage)).transpose()?;
+    let new_addresses = addresses(change)?;
+    let mut profile = profiles.get(name)?;
+    if let Some(key) = key {
+        profile.key = key;
+    }
+    if !new_addresses.is_empty() {
+        profile.addresses = new_addresses;
+    }
+    for root in permits(change)? {
+        profile.permit.retain(|known| known.path != root.path);
+        profile.permit.push(root);
+    }
+    for path in forbid {
+        // As given, or with symlinks resolved.
+        let target = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let before = profile.permit.len();
+        profile.permit.retain(|root| root.path != *path && root.path != target);
+        if profile.permit.len() == before {
+            let (path, name, profile) = (path.clone(), name.to_owned(), Box::new(profile));
+            return Err(ProfileError::NotPermitted { path, name, profile }.into());
+        }
+    }
+    Ok(profiles.replace(name, &profile)?)
+}
+
+/// The profile of a pending key that is approved.
+fn approved(
+    profiles: &Profiles,
+    fingerprint: &str,
+    name: &str,
+    change: &ProfileChange,
+    quiet: bool,
+) -> Result<Profile, CommandError> {
+    let pending = profiles.find_pending(fingerprint)?;
+    let mut addresses = addresses(change)?;
+    if addresses.is_empty() {
+        let address = pending.node_address();
+        if pending.is_guest() && !quiet {
+            keys::report_guessed_address(name, &address);
+        }
+        addresses.push(address);
+    }
+    Ok(Profile { key: pending.key, addresses, permit: permits(change)? })
+}
+
+/// Creates the key before the first profile: profiles without a key mean that the key was lost.
+fn create_first_key(state: &StateDirectory) -> Result<(), CommandError> {
     match state.identity() {
-        // When a node is restored, profiles may be added before the key is back.
+        // While a node is being restored, profiles may be added before the key is.
         Err(StateError::LostKey { .. }) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -120,7 +142,7 @@ fn addresses(change: &ProfileChange) -> Result<Vec<String>, CommandError> {
     change.addresses.iter().map(|typed| address(typed)).collect()
 }
 
-/// An address as profiles have it: with a port, and an IPv6 address in brackets.
+/// An address as profiles store it: with a port, and an IPv6 address in brackets.
 fn address(typed: &str) -> Result<String, CommandError> {
     let bare = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
     if bare.parse::<Ipv6Addr>().is_ok() {
@@ -152,8 +174,8 @@ fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
                 path.display()
             )));
         }
-        // A root is where a partner's paths begin, so it must be the directory itself and not a
-        // symlink to it.
+        // Partners' paths are resolved beneath it, so it must be the directory itself, not a
+        // symlink.
         let path = path.canonicalize().map_err(|error| {
             CommandError::new(of_path(&error), format!("'{}' cannot be permitted: {error}", path.display()))
         })?;
@@ -186,7 +208,7 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
             say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
         }
     }
-    // One that cannot be read hides no other.
+    // An unreadable profile does not hide the others.
     let mut errors = errors.into_iter();
     let Some(first) = errors.next() else { return Ok(()) };
     for error in errors {
@@ -232,9 +254,9 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
 mod tests {
     use super::*;
 
-    /// The documents' own example was refused.
+    /// The example in the documentation was refused.
     #[test]
-    fn an_address_without_a_port_has_the_nodes() {
+    fn an_address_without_a_port_gets_the_default_port() {
         let right = [
             ("dtn.example.org", "dtn.example.org:7272"),
             ("dtn.example.org:7273", "dtn.example.org:7273"),

@@ -10,20 +10,20 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::phase::phase_words;
-use crate::{said, verbose};
+use crate::{remedies, verbose};
 
-/// Between two plain lines.
+/// Time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two drawings of the bar.
+/// Time between two redraws of the bar.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Shows a transfer's progress until `until` resolves, and returns what that resolves to.
+/// Shows a transfer's progress until `until` resolves, and returns its result.
 pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
     if quiet {
         return until.await;
     }
     tokio::pin!(until);
-    // Lines that come by themselves leave no place for a bar.
+    // With --verbose, lines are printed at any time, which would disturb a bar.
     let bar = (std::io::stderr().is_terminal() && !verbose::is_set()).then(new_bar);
     let (mut last_line, mut last_phase) = (Instant::now(), Phase::Queued);
     let mut last_notice = None;
@@ -41,8 +41,8 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
                 let now = progress.borrow_and_update().clone();
                 if now.notice != last_notice {
                     if let Some(notice) = &now.notice {
-                        let notice = said::unless_said(notice);
-                        beside(bar.as_ref(), || say_aside!("culvert: {notice}"));
+                        let notice = remedies::without_repetition(notice);
+                        above_bar(bar.as_ref(), || say_aside!("culvert: {notice}"));
                     }
                     last_notice.clone_from(&now.notice);
                 }
@@ -60,7 +60,7 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
     }
 }
 
-/// Progress as one line. Before anything is known there are no numbers.
+/// Progress as one line. As long as nothing is known, it has no numbers.
 #[must_use]
 pub fn line(now: &Progress) -> String {
     let phase = phase_words(now.phase);
@@ -79,11 +79,11 @@ pub fn line(now: &Progress) -> String {
     }
 }
 
-/// Says something above the bar, if there is one.
-fn beside(bar: Option<&ProgressBar>, say: impl FnOnce()) {
+/// Prints something above the bar, if there is one.
+fn above_bar(bar: Option<&ProgressBar>, print: impl FnOnce()) {
     match bar {
-        Some(bar) => bar.suspend(say),
-        None => say(),
+        Some(bar) => bar.suspend(print),
+        None => print(),
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_how_far_and_how_long() {
+    fn a_line_shows_progress_and_remaining_time() {
         let now = Progress {
             phase: Phase::Moving,
             bytes_done: 1 << 30,

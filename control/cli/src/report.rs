@@ -1,4 +1,4 @@
-//! The result of a transfer, for people and for programs.
+//! Prints results of transfers, for people and as JSON.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,19 @@ use culvert_state::StateDirectory;
 use crate::dry_run;
 use crate::exit::CommandError;
 
-/// Failed files that are shown to people; JSON has all that are kept.
+/// Failed files that are shown to people; JSON lists all that are recorded.
 const ERRORS_SHOWN: usize = 10;
 
 /// How a result is printed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Telling {
+pub struct ReportOptions {
     /// As JSON.
     pub json: bool,
     /// Errors only.
     pub quiet: bool,
-    /// More than the result.
+    /// With details.
     pub verbose: bool,
-    /// Whether nothing to do is an exit code of its own.
+    /// Whether "nothing to do" has an exit code of its own.
     pub error_on_no_transfer: bool,
 }
 
@@ -35,15 +35,19 @@ pub struct Telling {
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
-pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) -> Result<ExitCode, CommandError> {
-    let Telling { json, quiet, verbose, error_on_no_transfer } = telling;
+pub fn print(
+    result: &TransferResult,
+    options: ReportOptions,
+    state: &StateDirectory,
+) -> Result<ExitCode, CommandError> {
+    let ReportOptions { json, quiet, verbose, error_on_no_transfer } = options;
     if json {
         print_json(result)?;
     } else if !quiet {
         if let Some(would) = result.would.as_ref().filter(|_| verbose) {
             say_dry_run(would)?;
         }
-        // Only where there is one; a measurement's went with its directory.
+        // A measurement's receipt was removed with its directory.
         let receipt = state.path(format!("receipts/{}.receipt", result.transfer));
         let receipt = if receipt.exists() { receipt.display().to_string() } else { String::new() };
         say(&text(result, &receipt))?;
@@ -67,8 +71,8 @@ pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) 
     Ok(exit_code(result, error_on_no_transfer))
 }
 
-/// The exit code for a result. Left-out files keep their code even if there was nothing else to do:
-/// whoever uses the copy must know that it is incomplete.
+/// The exit code for a result. Files left out have their own code even if nothing else was to be
+/// done, because the copy is incomplete.
 #[must_use]
 pub fn exit_code(result: &TransferResult, error_on_no_transfer: bool) -> ExitCode {
     match result.state {
@@ -80,23 +84,22 @@ pub fn exit_code(result: &TransferResult, error_on_no_transfer: bool) -> ExitCod
     }
 }
 
-/// Whether this process has printed what its user asked for with `--json`.
+/// Whether this process has printed its JSON document.
 static HAS_ANSWERED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the answer that `--json` promises is on standard output: there is one, also if the
-/// command fails after it.
+/// Whether the JSON document has been printed. There is exactly one, even if the command fails
+/// afterwards.
 #[must_use]
 pub fn has_answered() -> bool {
     HAS_ANSWERED.load(Ordering::Relaxed)
 }
 
-/// Notes that the answer has been printed by other means than [`print_json`].
+/// Notes that the JSON document has been printed by other means than [`print_json`].
 pub fn note_answer() {
     HAS_ANSWERED.store(true, Ordering::Relaxed);
 }
 
-/// Prints one of several lines, none of which is the answer by itself: a failure after them is
-/// reported in another line.
+/// Prints one of several lines of JSON. A failure after them is reported in another line.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
@@ -105,7 +108,7 @@ pub fn print_json_line(value: &impl serde::Serialize) -> Result<(), CommandError
     say(&plain_json(&text))
 }
 
-/// Prints the answer to `--json`.
+/// Prints the JSON document of a command.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
@@ -115,8 +118,8 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Prints a text, with nothing in it that a terminal obeys but line ends, and a line's end. A
-/// reader that has gone (`| head`) is no error.
+/// Prints a text and a line end, without control characters other than line ends. A closed pipe
+/// (`| head`) is no error.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
@@ -129,10 +132,10 @@ pub fn say(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Of fewer bytes the cycles are those of beginning and ending.
+/// For fewer bytes, the cycles would be mostly those of starting and ending.
 const CYCLES_SHOWN_FROM_BYTES: u64 = 1 << 20;
 
-/// A result as people read it.
+/// A result for people.
 #[must_use]
 pub fn text(result: &TransferResult, receipt: &str) -> String {
     if let Some(would) = &result.would {
@@ -164,7 +167,7 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     if !result.root_blake3.is_empty() {
         lines.push(format!("  verified   blake3 {}", result.root_blake3));
     }
-    // Where nothing moved there was no path.
+    // Without flows, nothing was moved over a path.
     if result.flows > 0 {
         lines.push(path_line(result));
     }
@@ -178,7 +181,7 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     lines.join("\n")
 }
 
-/// What is said of a file: its name once.
+/// The message about a failed file, with its name exactly once.
 fn sentence(error: &ResultError) -> String {
     let ResultError { path, text, .. } = error;
     if text.starts_with(&format!("'{path}'")) { text.clone() } else { format!("{path}: {text}") }
@@ -196,7 +199,7 @@ fn say_dry_run(would: &Would) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Whether everything was there already.
+/// Whether everything was at the destination already.
 fn is_nothing(result: &TransferResult) -> bool {
     let would_send = result.would.as_ref().is_some_and(|would| would.counts.sent > 0);
     result.files.total > 0
@@ -206,7 +209,7 @@ fn is_nothing(result: &TransferResult) -> bool {
         && result.files.skipped == result.files.total
 }
 
-/// What is said of a transfer that stored nothing.
+/// The message for a transfer that stored nothing; none if it stored something.
 fn text_of_nothing(result: &TransferResult) -> Option<String> {
     let (total, failed) = (result.files.total, result.files.failed);
     if is_nothing(result) {
@@ -232,7 +235,7 @@ fn text_of_nothing(result: &TransferResult) -> Option<String> {
     })
 }
 
-/// What a transfer moved through.
+/// The line about the path and its losses.
 fn path_line(result: &TransferResult) -> String {
     format!(
         "  path       {} of {}-byte segments over {}, {}; rtt {:.2} ms; {} of {} sent again ({:.3} %)",
@@ -247,7 +250,7 @@ fn path_line(result: &TransferResult) -> String {
     )
 }
 
-/// What a transfer cost both ends.
+/// The line about processor time on both ends.
 fn cost_line(result: &TransferResult) -> String {
     let (seconds, cycles) = (&result.cpu_seconds, &result.cycles_per_byte);
     let cycles = if result.bytes.saturating_sub(result.resumed_bytes) >= CYCLES_SHOWN_FROM_BYTES {

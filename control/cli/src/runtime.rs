@@ -1,18 +1,17 @@
-//! The runtime that commands run on.
+//! The async runtime of commands.
 
 use culvert_model::exit_code::ExitCode;
 
 use crate::exit::CommandError;
 
-/// Threads that may block on files at once: small files gain from a few, and none helps beyond
-/// that.
+/// Threads for blocking file operations: a few help with many small files, more do not.
 const BLOCKING_THREADS: usize = 8;
 
-/// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for
-/// the cores.
+/// Runs a command on a runtime with one thread: the control process mostly waits, and the cores are
+/// for the lanes.
 ///
 /// # Errors
-/// [`CommandError`]: the command's, or that there is no runtime.
+/// [`CommandError`]: the command's, or that the runtime cannot be created.
 pub fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     culvert_system::least_descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -22,7 +21,7 @@ pub fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Re
         .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start: {error}")))?;
     let result = runtime.block_on(command);
     culvert_objects::fs::destination::opened::close_all();
-    // A helper that still reads a file does not keep the command.
+    // A thread that still reads a file does not delay the exit.
     runtime.shutdown_background();
     result
 }

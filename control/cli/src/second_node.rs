@@ -1,4 +1,4 @@
-//! A second node on this machine, as a process of its own, for demonstrations and measurements.
+//! A second node on this host, in a process of its own, for `culvert demo` and `culvert bench`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,10 +19,10 @@ use crate::embedded_node::{embedded, program};
 use crate::exit::CommandError;
 use crate::running_node::RunningNode;
 
-/// How long the second node may take to be there.
-const START_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the second node may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A second node, and this process's own that knows it.
+/// A second node, and this process's node that has a profile of it.
 #[derive(Debug)]
 pub struct SecondNode {
     child: Child,
@@ -34,8 +34,8 @@ impl SecondNode {
     /// The name of its profile here.
     pub const NAME: &str = "second";
 
-    /// Starts it with everything in `room`. The lanes of the two get different cores, where there
-    /// are two.
+    /// Starts it with all files in `room`. The lanes of the two nodes get different cores if there are
+    /// at least two.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -62,8 +62,7 @@ impl SecondNode {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| CommandError::failed(format!("cannot start the second node: {error}")))?;
-        let running = Self::wait(child, &their_state).await?;
-        let (child, running) = running;
+        let (child, running) = Self::wait(child, &their_state).await?;
         let address = format!("127.0.0.1:{}", running.port);
         Profiles::new(state.clone())
             .add(Self::NAME, &Profile { key: their_key, addresses: vec![address], permit: Vec::new() })?;
@@ -90,14 +89,14 @@ impl SecondNode {
                     format!("the second node ended at once ({status}); its message is above"),
                 ));
             }
-            if began.elapsed() > START_PATIENCE {
+            if began.elapsed() > START_TIMEOUT {
                 return Err(CommandError::new(ExitCode::BadHost, "the second node did not become ready"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Where it stores what it receives.
+    /// The directory in which it stores files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -109,7 +108,7 @@ impl SecondNode {
         &self.node
     }
 
-    /// Stops it.
+    /// Stops the second node.
     pub async fn end(mut self) {
         if let Some(process) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
@@ -118,7 +117,7 @@ impl SecondNode {
     }
 }
 
-/// Half of the cores for each of the nodes: this one's first, the other's last.
+/// The cores of this node, from the first on, and of the other one, up to the last.
 fn two_core_lists(engine: &EngineArgs) -> (String, String) {
     let cores: Vec<String> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id.to_string()).collect();
@@ -130,7 +129,7 @@ fn two_core_lists(engine: &EngineArgs) -> (String, String) {
         let only = cores.first().cloned().unwrap_or_else(|| "0".to_owned());
         return (only.clone(), only);
     }
-    // One lane each is the fastest on loopback up to eight cores; more only share the caches.
+    // With fewer than eight cores, one lane each is fastest over loopback.
     let lanes = (cores.len() / 4).clamp(1, 4);
     (cores[..lanes].join(","), cores[cores.len() - lanes..].join(","))
 }

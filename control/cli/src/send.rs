@@ -18,10 +18,10 @@ use crate::capture::EmbeddedCapture;
 use crate::embedded_node::{carry_out_here, embedded};
 use crate::exit::CommandError;
 use crate::interruption::interrupted;
-use crate::report::{self, Telling};
+use crate::location::{Location, SshHost};
+use crate::operands::{has_profile, options_of, parse_operands, target_of};
+use crate::report::{self, ReportOptions};
 use crate::ssh::{Ended, FarEnd, SshOptions};
-use crate::target::{Place, SshHost};
-use crate::typed::{has_profile, options_of, read_paths, target_of};
 use crate::verbose;
 
 /// `culvert send`.
@@ -41,68 +41,74 @@ pub async fn get(global: GlobalArgs, args: SendArgs) -> Result<ExitCode, Command
 }
 
 async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCode, CommandError> {
-    let mut typed = read_paths(&args.paths, is_get)?;
+    let mut parsed = parse_operands(&args.paths, is_get)?;
     let options = options_of(&args.options)?;
     verbose::set(args.verbose && !global.quiet);
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
-    typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));
-    refuse_ssh_options(&args, &typed.partner)?;
-    // A node that runs with this state carries the transfer out, unless ssh must be asked by this
-    // user on this terminal. A dry run needs none of its lanes.
-    let telling = Telling {
+    parsed.partner = parsed.partner.or_over_ssh(|name| has_profile(&state, name));
+    refuse_ssh_options(&args, &parsed.partner)?;
+    let report_options = ReportOptions {
         json: args.json,
         quiet: global.quiet,
         verbose: args.verbose,
         error_on_no_transfer: args.error_on_no_transfer,
     };
-    if !matches!(typed.partner, Place::Ssh { .. })
+    // A node that runs with this state directory runs the transfer, except over ssh, which may ask
+    // for a password on this terminal, and for dry runs, which need no lanes.
+    if !matches!(parsed.partner, Location::Ssh { .. })
         && !options.dry_run
         && let Some(api) = ApiClient::connect(&state).await?
     {
-        if let Some(given) = args.engine.given() {
-            return Err(CommandError::usage(format!(
-                "a node is running with {} and runs this transfer on its own data plane, for which \
-                 a command cannot set {given}: leave it out, set it where the node is started, or \
-                 name another state directory with --state",
-                state.root().display()
-            )));
-        }
-        if args.capture.is_some() {
-            return Err(CommandError::usage(
-                "a node is running with this state directory and runs the transfer: leave --capture \
-                 out, and run 'culvert capture FILE' at the same time",
-            ));
-        }
-        let target = target_of(&typed.partner);
-        let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
-        return crate::transfer::submit_and_follow(&api, &request, telling, &state).await;
+        refuse_lane_options(&args, &state)?;
+        let target = target_of(&parsed.partner);
+        let request = TransferRequest { target, movement: parsed.movement, options, retries: Some(args.retries) };
+        return crate::transfer::submit_and_follow(&api, &request, report_options, &state).await;
     }
     let mut settings = settings;
     if options.dry_run {
-        // A node may have the others.
+        // A running node may use the configured ports.
         settings.ports.value = Ports::Any;
     }
-    let partner = if settings.seeks_interface() { address_of(&typed.partner, &state).await } else { None };
+    let partner = if settings.seeks_interface() { address_of(&parsed.partner, &state).await } else { None };
     let node = embedded(&settings, &state, partner)?;
     let capture = match &args.capture {
-        Some(file) => Some(EmbeddedCapture::begin(&node, file).await?),
+        Some(file) => Some(EmbeddedCapture::start(&node, file).await?),
         None => None,
     };
     let request =
-        |target| TransferRequest { target, movement: typed.movement.clone(), options, retries: Some(args.retries) };
-    let outcome = match &typed.partner {
-        Place::Ssh { host, .. } => over_ssh(&node, host, &args, global.quiet, request).await,
-        place => carry_out_here(&node, request(target_of(place)), global.quiet).await,
+        |target| TransferRequest { target, movement: parsed.movement.clone(), options, retries: Some(args.retries) };
+    let outcome = match &parsed.partner {
+        Location::Ssh { host, .. } => over_ssh(&node, host, &args, global.quiet, request).await,
+        location => carry_out_here(&node, request(target_of(location)), global.quiet).await,
     };
     if let Some(capture) = capture {
         capture.end(global.quiet).await;
     }
-    report::print(&outcome?, telling, &state)
+    report::print(&outcome?, report_options, &state)
 }
 
-/// Refuses options of a far end where there is none.
-fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandError> {
+/// Refuses options about lanes if a running node runs the transfer with its own.
+fn refuse_lane_options(args: &SendArgs, state: &StateDirectory) -> Result<(), CommandError> {
+    if let Some(given) = args.engine.given() {
+        return Err(CommandError::usage(format!(
+            "a node is running with {} and runs this transfer on its own data plane, for which \
+             a command cannot set {given}: leave it out, set it where the node is started, or \
+             name another state directory with --state",
+            state.root().display()
+        )));
+    }
+    if args.capture.is_some() {
+        return Err(CommandError::usage(
+            "a node is running with this state directory and runs the transfer: leave --capture \
+             out, and run 'culvert capture FILE' at the same time",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses options for a far end if there is none.
+fn refuse_ssh_options(args: &SendArgs, partner: &Location) -> Result<(), CommandError> {
     let given = [
         ("--ssh", args.ssh != SSH_DEFAULT),
         ("--remote-program", args.remote_program != REMOTE_PROGRAM_DEFAULT),
@@ -110,15 +116,15 @@ fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandErr
         ("--remote-cores", args.remote_cores.is_some()),
     ];
     match given.into_iter().find(|(_, is_given)| *is_given) {
-        Some((option, _)) if !matches!(partner, Place::Ssh { .. }) => Err(CommandError::usage(format!(
+        Some((option, _)) if !matches!(partner, Location::Ssh { .. }) => Err(CommandError::usage(format!(
             "{option} is for far ends started over ssh, but this partner has its own node: leave it out"
         ))),
         _ => Ok(()),
     }
 }
 
-/// Runs a request with a far end started over ssh. A far end that has died is restarted, as often
-/// as the transfer may be retried: nothing else listens on its port.
+/// Runs a request with a far end started over ssh. A far end that has died is restarted, as often as
+/// the transfer may be retried.
 async fn over_ssh(
     node: &Arc<Node>,
     host: &SshHost,
@@ -144,9 +150,9 @@ async fn over_ssh(
         match (outcome, ended) {
             (Err(_), Some(Ended::WithReason(code))) => {
                 let text = format!("the far end on {host} failed (status {}); its message is above", code as u8);
-                return Err(CommandError::told(code, text));
+                return Err(CommandError::from_other_process(code, text));
             }
-            // What was refused is not to be tried again, whatever became of the far end.
+            // Not after a refusal, which would be repeated.
             (Err(error), Some(_)) if restarts_left == 0 && error.exit_code == ExitCode::Failed as u8 => {
                 let text = format!("the far end on {host} ended unexpectedly: {error}");
                 return Err(CommandError::new(ExitCode::Temporary, text));
@@ -159,21 +165,22 @@ async fn over_ssh(
     }
 }
 
-/// Starts the far end, and this host's data plane during the login; if that fails to start, the
-/// reason is reported when it is used. Interrupts end ssh, which may be waiting for a password.
+/// Starts the far end and, during the login, this host's data plane. If the data plane fails to
+/// start, the reason is reported when it is used. Interrupts end ssh, which may be waiting for a
+/// password.
 async fn start_far_end(
     node: &Arc<Node>,
     host: &SshHost,
     ssh: &SshOptions,
     quiet: bool,
 ) -> Result<FarEnd, CommandError> {
-    /// Longer than logins take that ask for nothing.
-    const SILENCE: Duration = Duration::from_secs(10);
+    /// Longer than a login without a prompt takes.
+    const NOTICE_AFTER: Duration = Duration::from_secs(10);
     let starting = FarEnd::start(host, ssh, node.engine.identity.public_key());
     let mut both = std::pin::pin!(async { tokio::join!(starting, node.engine.supervisor.get()).0 });
     let mut interrupted = std::pin::pin!(interrupted());
-    let mut silence = std::pin::pin!(tokio::time::sleep(SILENCE));
-    let mut is_told = quiet;
+    let mut notice = std::pin::pin!(tokio::time::sleep(NOTICE_AFTER));
+    let mut is_noticed = quiet;
     loop {
         tokio::select! {
             far_end = &mut both => return far_end,
@@ -181,26 +188,26 @@ async fn start_far_end(
                 return Err(CommandError::new(code, format!("interrupted while ssh was connecting to \
                     {host}; nothing was transferred")));
             }
-            () = &mut silence, if !is_told => {
-                is_told = true;
+            () = &mut notice, if !is_noticed => {
+                is_noticed = true;
                 say_aside!("culvert: ssh has not connected to {host} or logged in there for {} s; \
-                    press Ctrl-C to give up", SILENCE.as_secs());
+                    press Ctrl-C to give up", NOTICE_AFTER.as_secs());
             }
         }
     }
 }
 
-/// A partner's first address, if it can be told before the partner is called.
-async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
+/// A partner's first IP address, if it resolves.
+async fn address_of(location: &Location, state: &StateDirectory) -> Option<IpAddr> {
     let profile;
-    let host = match place {
-        Place::Address { host, .. } => host,
-        Place::Ssh { host, .. } => host.host(),
-        Place::Profile { name, .. } => {
+    let host = match location {
+        Location::Address { host, .. } => host,
+        Location::Ssh { host, .. } => host.host(),
+        Location::Profile { name, .. } => {
             profile = Profiles::new(state.clone()).get(name).ok()?;
             split_host_port(profile.addresses.first()?)?.0
         }
-        Place::Local(_) => return None,
+        Location::Local(_) => return None,
     };
     tokio::net::lookup_host((host, 0)).await.ok()?.next().map(|address| address.ip())
 }

@@ -1,5 +1,4 @@
-//! `culvert tune` and `culvert doctor`: the commands of the tuning room, with what they need of
-//! this program.
+//! `culvert tune` and `culvert doctor`: runs the commands of the tuning crate.
 
 use std::io;
 use std::net::IpAddr;
@@ -23,7 +22,7 @@ use crate::args::GlobalArgs;
 use crate::exit::CommandError;
 use crate::report::note_answer;
 
-/// Audits, plans, applies and so on.
+/// Runs `culvert tune`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -31,7 +30,7 @@ pub fn tune(global: &GlobalArgs, args: TuneArgs) -> Result<ExitCode, CommandErro
     with_context(global, false, |context| args.run(context))
 }
 
-/// Tells whether this host can run at full speed.
+/// Runs `culvert doctor`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -47,7 +46,7 @@ fn with_context(
     let state = state(global)?;
     let mut context = CommandContext {
         state_directory: tuning::directory_in(&state),
-        // Not /proc/self/exe: the service that keeps settings after a restart has to find it.
+        // Not /proc/self/exe, because a service uses the path after a restart.
         program: std::env::current_exe()
             .map_err(|error| CommandError::failed(format!("cannot find this program: {error}")))?,
         arguments: vec!["--state".to_owned(), state.display().to_string(), "tune".to_owned()],
@@ -69,12 +68,12 @@ fn with_context(
             text: without_numbers(&text),
             code: None,
             transfer: None,
-            goes_on: None,
+            continues_as: None,
         }),
     }
 }
 
-/// Standard output, of which it is noted that the answer is there.
+/// Standard output; notes when the command has printed its JSON document.
 struct AnswerTracking(io::Stdout);
 
 impl io::Write for AnswerTracking {
@@ -88,8 +87,8 @@ impl io::Write for AnswerTracking {
     }
 }
 
-/// The state directory. One named on the command line is all that is needed: the guard must be able
-/// to roll back whatever happened to the configuration file.
+/// The state directory. If it is given on the command line, the configuration file is not read, so
+/// that the guard can roll back even if that file is broken.
 fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
     let named = global.state.as_ref().map(PathBuf::from);
     let state = match named {
@@ -99,23 +98,23 @@ fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
     std::path::absolute(&state).map_err(|error| CommandError::usage(format!("--state {}: {error}", state.display())))
 }
 
-/// Where lanes would bind; a bad configuration is reported by other commands, and must not hide the
-/// page.
+/// The address to which lanes would bind. Errors in the configuration are reported by other commands
+/// and must not hide the page.
 fn bind_address(global: &GlobalArgs) -> IpAddr {
     let flags = Flags { config: global.config.clone(), ..Flags::default() };
     Settings::resolve(&flags).map_or(std::net::Ipv6Addr::UNSPECIFIED.into(), |settings| settings.bind.value)
 }
 
-/// Tries what a lane does when it starts: a socket and a ring. Looks for transfers that were cut
-/// off.
+/// Tries to open a socket and a ring as a lane does when it starts, and looks for interrupted
+/// transfers.
 fn readiness(bind: IpAddr, state: &Path) -> Vec<Readiness> {
     let one = |name: &str, (state, why): (ReadinessState, String)| Readiness { name: name.to_owned(), state, why };
     let mut parts = vec![one("udp", udp(bind)), one("io_uring", io_uring())];
-    parts.extend(cut_off_transfers(state).map(|told| one("transfers", told)));
+    parts.extend(cut_off_transfers(state).map(|part| one("transfers", part)));
     parts
 }
 
-/// What is to be said of transfers whose process is gone, if there are such.
+/// The line about interrupted transfers, if there are any.
 fn cut_off_transfers(state: &Path) -> Option<(ReadinessState, String)> {
     let cut_off = recently_cut_off(&StateDirectory::at(state.to_owned()));
     let newest = cut_off.iter().max()?;

@@ -1,4 +1,4 @@
-//! What `-v` adds to a transfer: what is being done, as it begins, and files as they are stored.
+//! Output of `-v`: the phases of a transfer as they start, and files as they are stored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,72 +14,72 @@ use crate::phase::phase_words;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Whether this command reports what it does.
+/// Sets whether this command reports details.
 pub fn set(is_verbose: bool) {
     IS_VERBOSE.store(is_verbose, Ordering::Relaxed);
 }
 
-/// Whether it does.
+/// Whether this command reports details.
 #[must_use]
 pub fn is_set() -> bool {
     IS_VERBOSE.load(Ordering::Relaxed)
 }
 
-/// Tells files by name, on a thread of its own: a terminal that stands still keeps no transfer
-/// waiting. What has been gathered when this is dropped is told first.
+/// Prints the names of files on a thread of its own, so that a stopped terminal does not block the
+/// transfer. Dropping it prints what is queued first.
 #[derive(Debug)]
-pub struct FileTeller {
+pub struct FileReporter {
     names: Arc<StoredNames>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl FileTeller {
-    /// Begins, if files are to be told. `verb` is what has become of them.
+impl FileReporter {
+    /// Starts it if `-v` was given. `verb` says what happened to the files.
     #[must_use]
-    pub fn begin(verb: &'static str) -> Option<Self> {
+    pub fn start(verb: &'static str) -> Option<Self> {
         if !is_set() {
             return None;
         }
         let names = Arc::new(StoredNames::default());
         let reader = names.clone();
-        let tell = move || {
+        let report = move || {
             while let Some(told) = reader.next() {
                 told.iter().for_each(|told| say_aside!("culvert: {}", file_line(verb, told)));
             }
         };
-        // Without a thread nothing is told by name: that is no reason to move nothing.
-        let thread = std::thread::Builder::new().name("names".to_owned()).spawn(tell).ok()?;
+        // If the thread cannot be started, names are not reported; the transfer runs all the same.
+        let thread = std::thread::Builder::new().name("names".to_owned()).spawn(report).ok()?;
         Some(Self { names, thread: Some(thread) })
     }
 
-    /// Where names go.
+    /// The queue of names.
     #[must_use]
     pub fn names(&self) -> Arc<StoredNames> {
         self.names.clone()
     }
 }
 
-impl Drop for FileTeller {
+impl Drop for FileReporter {
     fn drop(&mut self) {
         self.names.end();
         if let Some(thread) = self.thread.take() {
-            // If it panicked it has said so.
+            // A panic has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// Tells the phases of a transfer, if they are to be told, until `until` resolves, and returns what
-/// that resolves to.
-pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
+/// Prints the phases of a transfer, if `-v` was given, until `until` resolves, and returns its
+/// result.
+pub async fn with_phases<T>(mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
     if !is_set() {
         return until.await;
     }
     tokio::pin!(until);
-    let mut told = Phase::Queued;
+    let mut last = Phase::Queued;
     loop {
         let changed = async {
-            // A reader that has gone does not matter any more.
+            // The sender is gone, and `until` is about to resolve.
             if progress.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -89,8 +89,8 @@ pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Futu
             outcome = &mut until => return outcome,
             () = changed => {
                 let now = progress.borrow_and_update();
-                if now.phase != told {
-                    told = now.phase;
+                if now.phase != last {
+                    last = now.phase;
                     say_aside!("culvert: {}", line(&now));
                 }
             }
@@ -107,7 +107,7 @@ fn file_line(verb: &str, told: &Told) -> String {
     }
 }
 
-/// A phase as it begins.
+/// The line for the start of a phase.
 fn line(now: &Progress) -> String {
     let phase = phase_words(now.phase);
     match now.phase {

@@ -1,18 +1,18 @@
-//! Whom a node lets in.
+//! Whom a node admits.
 
 use culvert_objects::fs::reach::Reach;
 use culvert_protocol::identity::PublicKey;
 
-/// Whom a node lets in, and how far.
+/// Whom a node admits, and what they may access.
 #[derive(Clone, Debug)]
 pub enum Admission {
-    /// Any partner with a profile, as far as it permits.
+    /// Any partner with a profile, with the permissions in it.
     Profiles,
-    /// One key only, whose owner started this node over ssh and may do what they may do there.
+    /// A single key, whose owner started this node over ssh and has the permissions of the account.
     Owner {
         /// The key.
         key: PublicKey,
-        /// What may be reached.
+        /// What it may access.
         reach: Reach,
     },
 }

@@ -1,8 +1,8 @@
 //! The node's API: JSON over HTTP on a unix socket in the state directory, and `/metrics` on a TCP
 //! port.
 //!
-//! The socket belongs to the user who runs the node and to nobody else; whoever may open it may do
-//! what that user may. The metrics' port serves nothing but metrics.
+//! Only the user who runs the node can open the socket, and whoever can open it has that user's
+//! permissions. The metrics port serves nothing else.
 
 pub mod answers;
 pub mod captures;
@@ -43,16 +43,16 @@ use crate::capture::CaptureOptions;
 use crate::node::{Node, carry_out};
 use crate::registry::new_transfer_id;
 
-/// Transfers of this node's own user that run at once; the rest wait in their order.
+/// Transfers requested by this node's user that run at once; the others are queued in order.
 pub const ACTIVE_MAX: usize = 16;
-/// Transfers that may wait.
+/// Transfers that may be queued.
 const QUEUED_MAX: usize = 20_000;
 
-/// Bytes of a transfer that is submitted, with the names of its sources: half of what a record may
-/// have, in which it is kept.
+/// Size of a submitted request, including the names of its sources: half of the maximum size of a
+/// record, which contains it.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 
-/// What is said of a transfer that is longer.
+/// The error for a larger request.
 #[must_use]
 pub fn too_many_names() -> String {
     format!(
@@ -62,34 +62,34 @@ pub fn too_many_names() -> String {
     )
 }
 
-/// What the API's handlers share.
+/// The state that the API's handlers share.
 #[derive(Clone, Debug)]
 pub struct Api {
     node: Arc<Node>,
-    slots: Arc<Semaphore>,
+    active: Arc<Semaphore>,
     listen: Option<u16>,
     captures: Captures,
-    /// Metrics are gathered by one at a time, however many ask: it takes files and a helper's time.
+    /// Metrics are gathered for one scrape at a time, because gathering reads files.
     gathering: Arc<Semaphore>,
 }
 
 impl Api {
-    /// An API for `node`, whose control connection listens on `listen`.
+    /// An API for `node`, which listens for partners on the TCP port `listen`.
     #[must_use]
     pub fn new(node: Arc<Node>, listen: Option<u16>) -> Self {
         Self {
             node,
-            slots: Arc::new(Semaphore::new(ACTIVE_MAX)),
+            active: Arc::new(Semaphore::new(ACTIVE_MAX)),
             listen,
             captures: Captures::default(),
             gathering: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Goes on with the requests that had not ended when the node was stopped.
+    /// Resumes the transfers that had not ended when the node was stopped.
     pub fn resume_interrupted(&self) {
         let registry = &self.node.registry;
-        if let Err(error) = registry.introduce() {
+        if let Err(error) = registry.register() {
             say_aside!("culvert: {error}");
         }
         for (id, record) in registry.interrupted() {
@@ -97,7 +97,7 @@ impl Api {
                 self.carry_out(id, request, live);
             }
         }
-        // Those of partners and of commands: they request them again.
+        // Partners and commands request theirs again.
         match registry.settle_cut_off() {
             0 => {}
             count => say_aside!(
@@ -110,7 +110,7 @@ impl Api {
         }
     }
 
-    /// Notes a transfer and lets it wait for its turn.
+    /// Records a transfer and queues it.
     async fn begin(&self, id: TransferId, request: TransferRequest, record: TransferRecord) -> Response {
         let record = TransferRecord { state: RecordState::Queued, ..record };
         match self.node.registry.begin(id, record).await {
@@ -131,11 +131,11 @@ impl Api {
     }
 
     fn carry_out(&self, id: TransferId, request: TransferRequest, live: LiveTransfer) {
-        let (node, slots) = (self.node.clone(), self.slots.clone());
+        let (node, active) = (self.node.clone(), self.active.clone());
         tokio::spawn(async move {
             let mut cancel = live.cancel.clone();
-            let place = tokio::select! {
-                place = slots.acquire_owned() => place,
+            let permit = tokio::select! {
+                permit = active.acquire_owned() => permit,
                 () = culvert_engine::transfer::TransferContext::canceled(&mut cancel) => {
                     let canceled = culvert_engine::transfer::manifest_exchange::canceled();
                     if let Err(error) = node.registry.fail(id, &canceled).await {
@@ -153,18 +153,18 @@ impl Api {
                     format!("transfer {id}, {}, failed: {}", request.description(), error.text())
                 }),
             }
-            drop(place);
+            drop(permit);
         });
     }
 
-    /// The unix socket in the state directory, that only its owner can reach.
+    /// Binds the unix socket in the state directory, which only its owner can open.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn listen(&self) -> Result<UnixListener, StateError> {
         let path = self.node.state.path("api.sock");
         let os = |error| StateError::Os { what: "listen for commands at", path: path.clone(), error };
-        // A socket left by a crash: the node's lock shows that nothing serves it.
+        // A crash may have left a socket. This process holds the node's lock, so nothing serves it.
         self.node.state.clear_for_socket("api.sock")?;
         let bound = bind_for_owner(&path).map_err(|error| os(error.into()))?;
         UnixListener::from_std(bound.into()).map_err(os)
@@ -196,10 +196,10 @@ impl Api {
     }
 }
 
-/// Binds a socket that is the owner's alone from its first moment: a socket's file gets the mode
-/// that the socket has when it is bound, as far as the umask permits.
+/// Binds a socket that is never open to others: its file gets the mode that the socket has when it
+/// is bound, within the umask.
 fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
-    /// Connections that may wait.
+    /// Connections that wait to be accepted.
     const BACKLOG: i32 = 1_024;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -210,12 +210,12 @@ fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    // It is never closed.
-    let _turn = api.gathering.acquire().await;
+    // The semaphore is never closed.
+    let _permit = api.gathering.acquire().await;
     let Node { engine, state, registry, metrics, path, .. } = &*api.node;
     let text = metrics.render(&registry.counts(), &engine.supervisor).await;
     let (state, path) = (state.clone(), path.clone());
-    // Those of paths are read from the records' files.
+    // Metrics of paths are read from the records' files.
     let text = text + &blocking(move || culvert_path::metrics::render(&state, &path)).await;
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
@@ -227,10 +227,10 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
         Some(plane) => Some(DataPlaneStatus::of(&plane, supervisor).await),
         None => None,
     };
-    let asked = node.clone();
+    let reading = node.clone();
     let pending_keys = blocking(move || {
-        look_at_others(&asked);
-        asked.profiles.pending().map_or(0, |pending| pending.len())
+        look_at_others(&reading);
+        reading.profiles.pending().map_or(0, |pending| pending.len())
     });
     let pending_keys = pending_keys.await;
     Json(NodeStatus {
@@ -258,8 +258,8 @@ async fn stop_capture(State(api): State<Api>, Path(id): Path<u64>) -> Response {
 }
 
 async fn list(State(api): State<Api>) -> Response {
-    // Twenty thousand records are megabytes of text: they are not written on the thread that
-    // carries feedback.
+    // Twenty thousand records are megabytes of JSON: serializing them on the runtime's thread would
+    // delay feedback of running transfers.
     blocking(move || {
         look_at_others(&api.node);
         Json(api.node.registry.list()).into_response()
@@ -267,15 +267,16 @@ async fn list(State(api): State<Api>) -> Response {
     .await
 }
 
-/// Looks at what separate commands do with this node's state directory. Reads the disk.
+/// Updates the records of transfers that separate commands run with this node's state directory.
+/// Accesses the disk.
 fn look_at_others(node: &Node) {
-    // What cannot be listed now is shown as it was last.
+    // If the directory cannot be listed now, the last known state is shown.
     let _ = node.registry.look_again();
     node.registry.settle_cut_off();
 }
 
-/// Where to turn for a transfer that a separate command runs.
-fn others(api: &Api, id: TransferId) -> Option<Response> {
+/// The error for an order about a transfer that a separate command runs.
+fn run_by_other(api: &Api, id: TransferId) -> Option<Response> {
     let process = api.node.registry.others_process(id)?;
     let text = format!(
         "transfer {id} is run by a separate command (process {process}), not by this node: \
@@ -292,12 +293,16 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
         }
         Err(rejection) => return error(rejection.status(), "usage", rejection.body_text()),
     };
-    let waiting = api.node.registry.unfinished_count();
-    if waiting >= QUEUED_MAX {
+    let unfinished = api.node.registry.unfinished_count();
+    if unfinished >= QUEUED_MAX {
         return error(
             StatusCode::TOO_MANY_REQUESTS,
             "temporary",
-            format!("{} {} already: submit again later", counted(waiting, "transfer"), agree(waiting, "waits", "wait")),
+            format!(
+                "{} {} already: submit again later",
+                counted(unfinished, "transfer"),
+                agree(unfinished, "waits", "wait")
+            ),
         );
     }
     if let Err(refusal) = check_submitted(&api.node, &request).await {
@@ -315,8 +320,7 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
     api.begin(id, request, record).await
 }
 
-/// Errors that can be detected at once are reported to the submitter, not only to those who look
-/// later.
+/// Detects errors that are evident at once, so that the submitter sees them.
 async fn check_submitted(node: &Node, request: &TransferRequest) -> Result<(), Refusal> {
     if let Target::Profile(name) = &request.target {
         let (profiles, name) = (node.profiles.clone(), name.clone());
@@ -336,7 +340,7 @@ async fn check_submitted(node: &Node, request: &TransferRequest) -> Result<(), R
 
 async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
-        Ok(id) => match looked_at(&api, id).await {
+        Ok(id) => match current_record(&api, id).await {
             Some(record) => Json(record).into_response(),
             None => error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}")),
         },
@@ -344,9 +348,9 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
     }
 }
 
-/// What is known about a transfer, even if a separate command runs it.
-async fn looked_at(api: &Api, id: TransferId) -> Option<TransferRecord> {
-    // What cannot be looked at now is shown as it was last.
+/// The current record of a transfer, even if a separate command runs it.
+async fn current_record(api: &Api, id: TransferId) -> Option<TransferRecord> {
+    // If the file cannot be read now, the last known record is shown.
     let _ = api.node.registry.look_before(id).await;
     api.node.registry.settle_cut_off();
     api.node.registry.get(id)
@@ -357,7 +361,7 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
         Ok(id) if api.node.registry.cancel(id).await => {
             Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
         }
-        Ok(id) => match looked_at(&api, id).await {
+        Ok(id) => match current_record(&api, id).await {
             Some(record) if record.state == RecordState::Canceled => {
                 Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
             }
@@ -367,7 +371,7 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
     }
 }
 
-/// Says why an order does not fit the state in which a transfer is.
+/// The error for an order that a transfer's state does not permit.
 fn cannot(api: &Api, id: TransferId, record: Option<TransferRecord>, otherwise: &str) -> Response {
     let Some(record) = record else {
         return error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}"));
@@ -377,14 +381,14 @@ fn cannot(api: &Api, id: TransferId, record: Option<TransferRecord>, otherwise: 
     } else {
         format!("transfer {id} {otherwise}; it {}", record.state.predicate())
     };
-    others(api, id).unwrap_or_else(|| error(StatusCode::CONFLICT, "failed", text))
+    run_by_other(api, id).unwrap_or_else(|| error(StatusCode::CONFLICT, "failed", text))
 }
 
 async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
         Ok(id) if api.node.registry.pause(id) => Json(serde_json::json!({ "pausing": id.to_string() })).into_response(),
         Ok(id) => {
-            let record = looked_at(&api, id).await;
+            let record = current_record(&api, id).await;
             if record.as_ref().is_some_and(|record| record.state == RecordState::Paused) {
                 return Json(serde_json::json!({ "pausing": id.to_string() })).into_response();
             }
@@ -408,13 +412,13 @@ async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwis
         Ok(id) => id,
         Err(text) => return error(StatusCode::BAD_REQUEST, "usage", text),
     };
-    let Some(record) = looked_at(api, id).await else {
+    let Some(record) = current_record(api, id).await else {
         return error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}"));
     };
-    if let Some(answer) = others(api, id) {
+    if let Some(answer) = run_by_other(api, id) {
         return answer;
     }
-    // What still shows progress has not quite stopped.
+    // A record with progress belongs to a transfer that is still stopping.
     if !may(record.state) || record.progress.is_some() {
         return cannot(api, id, Some(record), otherwise);
     }

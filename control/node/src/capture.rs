@@ -1,12 +1,12 @@
-//! A capture: the packets that lanes show, as the bytes of a pcap file.
+//! Captures lanes' packets as the bytes of a pcap file.
 //!
 //! ```text
 //!  lane ── Tap ──> ring ──┐
 //!  lane ── Tap ──> ring ──┴─> Capture::next ── headers, pcap ──> the API's answer ──> `culvert capture` ──> file
 //! ```
 //!
-//! The rings are looked into every few milliseconds. Whoever takes the bytes too slowly makes the
-//! rings full, and their lanes drop and count; nothing grows. A capture that is dropped ends in the
+//! The rings are read every few milliseconds. If the bytes are consumed too slowly, the rings become
+//! full, and the lanes drop and count packets; nothing grows. Dropping a [`Capture`] ends it in the
 //! lanes too.
 
 mod headers;
@@ -27,70 +27,70 @@ use tokio::time::Instant;
 use crate::capture::headers::Headers;
 use crate::capture::pcap::Packets;
 
-/// Bytes of each packet unless more are asked for: all headers and the header of Culvert's
-/// datagrams. What follows is sealed.
+/// Default number of bytes kept of each packet: all headers, including that of Culvert's datagrams.
+/// The payload that follows is encrypted.
 pub const SNAP_BYTES_DEFAULT: usize = 128;
-/// How often the rings are looked into.
+/// How often the rings are read.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Records that are taken out of all rings at once: 2 MiB.
-const RECORDS_PER_LOOK: usize = 128;
-/// A lane that takes longer to begin or to end hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a lane is asked whether it has begun or ended.
+/// Records that are read from all rings at once: 2 MiB.
+const RECORDS_PER_READ: usize = 128;
+/// How long a lane may take to start or end a capture; one that takes longer hangs.
+const LANE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a lane's state is polled.
 const STATE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What to capture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptureOptions {
-    /// The only lane; `None` for all.
+    /// The lane to capture; `None` for all.
     #[serde(default)]
     pub lane: Option<u16>,
-    /// Bytes of each packet.
+    /// Bytes to keep of each packet.
     #[serde(default)]
     pub snap_bytes: Option<usize>,
-    /// Ends after so many packets.
+    /// Number of packets after which the capture ends.
     #[serde(default)]
     pub packets: Option<u64>,
-    /// Ends after so many seconds.
+    /// Seconds after which the capture ends.
     #[serde(default)]
     pub seconds: Option<f64>,
 }
 
-/// Why there is no capture.
+/// Why a capture did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// An option is out of bounds.
     #[error("{0}")]
     Option(String),
-    /// The data plane is captured already.
+    /// Another capture of the data plane is running.
     #[error(
         "another capture of this data plane is running: wait until it ends, or stop it with \
         Ctrl-C where it was started"
     )]
     Busy,
-    /// No memory.
+    /// Shared memory could not be allocated.
     #[error("cannot allocate the memory of the capture: {0}")]
     Memory(#[from] io::Error),
-    /// The data plane.
+    /// The data plane failed.
     #[error(transparent)]
     DataPlane(#[from] DataPlaneError),
-    /// A lane does nothing.
+    /// A lane did not start capturing.
     #[error("lane {0} did not start capturing; the node's standard error may say why")]
     NoBegin(u16),
 }
 
-/// What a capture came to.
+/// The outcome of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Packets that were captured.
+    /// Captured packets.
     pub packets: u64,
     /// Packets dropped because a ring was full.
     pub dropped: u64,
-    /// What ended the capture without a request.
+    /// Why the capture ended early, if it did.
     pub cut_short: Option<String>,
 }
 
-/// Ends a capture from elsewhere; what the lanes have shown by then still comes.
+/// Ends a capture from another task. Packets captured until then are still delivered.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
 
@@ -112,15 +112,25 @@ pub struct Capture {
     ends: Option<Instant>,
     stop: Stop,
     stopped: watch::Receiver<bool>,
-    has_begun: bool,
-    is_ending: bool,
-    has_ended: bool,
+    phase: Phase,
     cut_short: Option<String>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// How far a capture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The file's header comes next.
+    Header,
+    /// The lanes capture.
+    Running,
+    /// The lanes have stopped, and the rings are read to their end.
+    Draining,
+    Ended,
 }
 
 impl Capture {
-    /// Begins a capture; returns when its lanes show their packets.
+    /// Starts a capture; returns when its lanes are capturing.
     ///
     /// # Errors
     /// [`CaptureError`].
@@ -132,7 +142,7 @@ impl Capture {
         }
         let seconds = options.seconds.map(Duration::try_from_secs_f64).transpose();
         let seconds = seconds.map_err(|error| CaptureError::Option(format!("--seconds: {error}")))?;
-        let place = plane.capture_place().ok_or(CaptureError::Busy)?;
+        let permit = plane.capture_place().ok_or(CaptureError::Busy)?;
         let (stop, stopped) = watch::channel(false);
         let mut capture = Self {
             headers: Headers::new(plane.bind()),
@@ -143,11 +153,9 @@ impl Capture {
             ends: None,
             stop: Stop(Arc::new(stop)),
             stopped,
-            has_begun: false,
-            is_ending: false,
-            has_ended: false,
+            phase: Phase::Header,
             cut_short: None,
-            _place: place,
+            _permit: permit,
         };
         for lane in lanes {
             let memory = Arc::new(SharedMemory::create("culvert-capture", CAPTURE_BYTES, false)?);
@@ -159,47 +167,49 @@ impl Capture {
             let how = capture.plane.ended();
             return Err(how.map_or(CaptureError::NoBegin(lane), |how| DataPlaneError::Died(how).into()));
         }
-        // A time beyond the clock's is no end.
+        // A time beyond the clock's range never comes.
         capture.ends = seconds.and_then(|seconds| Instant::now().checked_add(seconds));
         Ok(capture)
     }
 
-    /// The lanes.
+    /// The captured lanes.
     pub fn lanes(&self) -> impl Iterator<Item = u16> + '_ {
         self.lanes.iter().map(|(lane, _)| *lane)
     }
 
-    /// What ends the capture.
+    /// A handle that ends the capture.
     #[must_use]
     pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// What it has come to by now.
+    /// The outcome so far.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        // The lanes write the counts.
+        // The lanes write the counts, so their sum may be anything.
         let dropped = self.lanes.iter().fold(0u64, |sum, (_, reader)| sum.saturating_add(reader.dropped()));
         Summary { packets: self.packets.written(), dropped, cut_short: self.cut_short.clone() }
     }
 
     /// The next bytes of the file; `None` at its end.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
-        if !self.has_begun {
-            self.has_begun = true;
+        if self.phase == Phase::Header {
+            self.phase = Phase::Running;
             return Some(self.packets.file_header());
         }
-        while !self.has_ended {
-            if !self.is_ending && self.is_over() {
-                self.is_ending = true;
+        while self.phase != Phase::Ended {
+            if self.phase == Phase::Running && self.is_over() {
+                self.phase = Phase::Draining;
                 self.end_lanes().await;
             }
-            let (bytes, has_more) = self.look();
-            self.has_ended = self.is_ending && !has_more;
+            let (bytes, has_more) = self.read_rings();
+            if self.phase == Phase::Draining && !has_more {
+                self.phase = Phase::Ended;
+            }
             if !bytes.is_empty() {
                 return Some(bytes);
             }
-            if !has_more && !self.has_ended {
+            if !has_more && self.phase == Phase::Running {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
                     _ = self.stopped.changed() => {}
@@ -221,10 +231,10 @@ impl Capture {
             || self.packets.written() >= self.packets_max
     }
 
-    /// Takes what lies in the rings, in the order of time. Returns the file's bytes, and whether
-    /// there may be more at once.
-    fn look(&mut self) -> (Vec<u8>, bool) {
-        let records_max = RECORDS_PER_LOOK.div_ceil(self.lanes.len().max(1));
+    /// Reads packets from the rings and sorts them by time. Returns the file's bytes, and whether
+    /// the rings may contain more.
+    fn read_rings(&mut self) -> (Vec<u8>, bool) {
+        let records_max = RECORDS_PER_READ.div_ceil(self.lanes.len().max(1));
         let mut has_more = false;
         for (lane, reader) in &mut self.lanes {
             let each = |packet: &Packet<'_>| {
@@ -237,7 +247,7 @@ impl Capture {
                 Ok(records) => has_more |= records == records_max,
                 Err(broken) => {
                     self.cut_short = Some(format!("lane {lane}: {broken}"));
-                    // The capture itself reports it.
+                    // The summary reports it too.
                     let _ = self.plane.nonsense("a capture holds what is no packet");
                 }
             }
@@ -245,27 +255,28 @@ impl Capture {
         (self.packets.take(self.packets_max), has_more && self.cut_short.is_none())
     }
 
-    /// Makes the lanes show no more, and waits until the last of them has said so.
+    /// Stops capturing, and waits until all lanes have stopped.
     async fn end_lanes(&mut self) {
-        self.tell_end();
-        // One that says nothing has shown all that it will.
+        self.send_end();
+        // From a lane that does not respond, nothing more is expected.
         let _ = self.lane_before(State::Ended).await;
     }
 
-    fn tell_end(&self) {
+    fn send_end(&self) {
         for (lane, _) in &self.lanes {
-            // A data plane that is gone has ended everything.
+            // If the data plane is gone, its captures have ended.
             let _ = self.plane.tell(&ToDataPlane::EndCapture { lane: *lane }, &[]);
         }
     }
 
-    /// Waits until all lanes are as far as `state`; returns one that is not after all.
+    /// Waits until all lanes have reached `state`; returns one that has not within
+    /// [`LANE_TIMEOUT`].
     async fn lane_before(&self, state: State) -> Option<u16> {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LANE_TIMEOUT;
         loop {
             let late = self.lanes.iter().find(|(_, reader)| (reader.state() as u64) < state as u64);
             match late {
-                Some(&(lane, _)) if Instant::now() >= patience || !self.plane.is_alive() => return Some(lane),
+                Some(&(lane, _)) if Instant::now() >= deadline || !self.plane.is_alive() => return Some(lane),
                 Some(_) => tokio::time::sleep(STATE_INTERVAL).await,
                 None => return None,
             }
@@ -275,11 +286,11 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.tell_end();
+        self.send_end();
     }
 }
 
-/// The lanes to capture of `count`.
+/// The lanes to capture, out of `count`.
 fn lanes_of(count: usize, only: Option<u16>) -> Result<Vec<u16>, CaptureError> {
     let all = 0..count as u16;
     match only {

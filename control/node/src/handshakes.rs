@@ -1,14 +1,14 @@
-//! From a TCP connection to a partner that may make requests: who waits, how long, and who is
-//! turned away with which reason.
+//! From an accepted TCP connection to an authenticated partner: which connections wait, for how
+//! long, and which are refused with what reason.
 //!
 //! ```text
-//! accept ──> waiting: 3 s for the ClientHello ──> introducing: handshake, Hello, profile ──> asking: 5 s for a request
-//!            places per host                      places per host, rate per host              places per partner
+//! accept ──> awaiting the ClientHello, 3 s ──> handshake, Hello, profile, 10 s ──> awaiting a request, 5 s
+//!            slots per host                    slots and a rate per host           slots per partner (listener.rs)
 //! ```
 //!
-//! Strangers' hosts and partners' hosts have separate pools. In each, the oldest waiting
-//! connection makes room ([`crate::slots`]), so silence never locks anybody out, not even behind
-//! the same address.
+//! Strangers' hosts and partners' hosts have separate pools. A full pool evicts the oldest waiting
+//! connection ([`crate::slots`]), so idle connections lock nobody out, not even hosts behind the
+//! same address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,29 +34,35 @@ use crate::node::Node;
 use crate::profiles::ProfileError;
 use crate::slots::{Limits, Slot, SlotPool};
 
-/// How long a connection may take to say what it wants: a ClientHello is one flight of packets,
-/// sent at once.
+/// How long a connection may take to send its ClientHello: it is one flight of packets, sent at
+/// once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections whose ClientHello has not come. They cost a descriptor and some kilobytes; one
-/// host's are replaced after 64 newer ones, which at 20 a second is as long as they may wait
-/// anyway.
-const WAITING: Limits = Limits { all: 256, each: 64 };
-/// Strangers' hosts that shake hands or are told no. One host may begin 20 handshakes a second
-/// ([`crate::connection_limiter`]), so each keeps its place for more than a second, longer than a
-/// handshake by way of a satellite takes; and so many may come within one round trip.
-const INTRODUCING_STRANGERS: Limits = Limits { all: 128, each: 32 };
-/// The same for partners' hosts, behind each of which may be others' accounts. A script may begin
-/// many transfers at once.
-const INTRODUCING_PARTNERS: Limits = Limits { all: 256, each: 96 };
+/// Connections whose ClientHello has not arrived. Each costs a descriptor and a few kilobytes. A
+/// connection is evicted after 64 newer ones from its host, which at 20 per second takes about as
+/// long as [`HELLO_TIMEOUT`].
+const AWAITING_HELLO: Limits = Limits { all: 256, each: 64 };
+/// Strangers' connections in their handshake, or being refused. A host may start 20 handshakes per
+/// second ([`crate::connection_limiter`]), so each keeps its slot for more than a second: longer
+/// than a handshake over a satellite takes. The total is what may arrive within one such round trip.
+const AUTHENTICATING_STRANGERS: Limits = Limits { all: 128, each: 32 };
+/// The same for partners' hosts, each of which may have other accounts too. A script may start many
+/// transfers at once.
+const AUTHENTICATING_PARTNERS: Limits = Limits { all: 256, each: 96 };
 
-/// Where hosts of one kind wait.
+/// The pools of one kind of host.
 #[derive(Debug)]
 struct HandshakePool {
-    waiting: Arc<SlotPool<Host>>,
-    introducing: Arc<SlotPool<Host>>,
+    awaiting_hello: Arc<SlotPool<Host>>,
+    authenticating: Arc<SlotPool<Host>>,
 }
 
-/// Where connections wait until they are introduced.
+impl HandshakePool {
+    fn new(authenticating: Limits) -> Self {
+        Self { awaiting_hello: SlotPool::new(AWAITING_HELLO), authenticating: SlotPool::new(authenticating) }
+    }
+}
+
+/// The pools of connections that are not authenticated yet.
 #[derive(Debug)]
 pub struct HandshakePools {
     strangers: HandshakePool,
@@ -65,40 +71,41 @@ pub struct HandshakePools {
 
 impl Default for HandshakePools {
     fn default() -> Self {
-        let handshakes =
-            |introducing| HandshakePool { waiting: SlotPool::new(WAITING), introducing: SlotPool::new(introducing) };
-        Self { strangers: handshakes(INTRODUCING_STRANGERS), partners: handshakes(INTRODUCING_PARTNERS) }
+        Self {
+            strangers: HandshakePool::new(AUTHENTICATING_STRANGERS),
+            partners: HandshakePool::new(AUTHENTICATING_PARTNERS),
+        }
     }
 }
 
-/// Why a connection is turned away.
+/// Why a connection was refused before it was authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeFailure {
-    /// No ClientHello.
+    /// No ClientHello arrived.
     #[error("it sent nothing for {} s", HELLO_TIMEOUT.as_secs())]
     Silent,
-    /// Newer connections took its place.
+    /// Newer connections took its slot.
     #[error("newer connections from its host needed its slot")]
     Crowded,
-    /// More handshakes than its host may begin.
+    /// Its host starts more handshakes than it may.
     #[error("its host starts too many handshakes")]
     TooMany,
-    /// The introduction took too long.
+    /// The handshake and the `Hello` took too long.
     #[error("its introduction took longer than {} s", INTRODUCTION_TIMEOUT.as_secs())]
     Slow,
-    /// What came was no introduction of a Culvert node.
+    /// What arrived is not the introduction of a Culvert node.
     #[error("{0}")]
     Broken(String),
-    /// Nobody that this node knows.
+    /// This node does not know the key.
     #[error("{0}")]
     Unknown(String),
-    /// This node cannot tell.
+    /// The profiles could not be read.
     #[error(transparent)]
     Profiles(#[from] ProfileError),
 }
 
 impl HandshakeFailure {
-    /// The word for it in metrics.
+    /// The label in metrics.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -113,70 +120,73 @@ impl HandshakeFailure {
     }
 }
 
-/// A slot for a waiting connection.
+/// A slot of a connection that is not authenticated yet.
 #[derive(Debug)]
 pub struct HandshakeSlot {
     address: SocketAddr,
     is_partners: bool,
-    place: Slot<Host>,
+    slot: Slot<Host>,
 }
 
 impl HandshakePools {
-    const fn of(&self, is_partners: bool) -> &HandshakePool {
-        if is_partners { &self.partners } else { &self.strangers }
-    }
-
-    /// A place for a connection that was just accepted.
+    /// Takes a slot for a connection that was just accepted.
     #[must_use]
-    pub fn place(&self, node: &Node, address: SocketAddr) -> Option<HandshakeSlot> {
+    pub fn take(&self, node: &Node, address: SocketAddr) -> Option<HandshakeSlot> {
         let is_partners = node.connection_limiter.knows(address.ip(), Instant::now());
-        // A waiting connection is never busy, so one slot can always be freed.
-        let place = self.of(is_partners).waiting.take(address.ip().into()).ok()?;
-        Some(HandshakeSlot { address, is_partners, place })
+        // A connection that awaits its ClientHello is never busy, so a slot can always be freed.
+        let slot = self.of(is_partners).awaiting_hello.take(address.ip().into()).ok()?;
+        Some(HandshakeSlot { address, is_partners, slot })
     }
 
-    /// Waits for a connection's first message, and authenticates its peer.
+    /// Waits for a connection's ClientHello, and authenticates its peer.
     ///
     /// # Errors
-    /// [`HandshakeFailure`]; a peer that could receive a reason has received it.
-    pub async fn introduce(
+    /// [`HandshakeFailure`]. A peer that completed the handshake has been sent the reason.
+    pub async fn authenticate(
         &self,
         node: &Node,
-        seat: HandshakeSlot,
+        slot: HandshakeSlot,
         tcp: TcpStream,
         admission: &Admission,
     ) -> Result<IdentifiedPartner, HandshakeFailure> {
-        let HandshakeSlot { address, is_partners, mut place } = seat;
-        let greeted = tokio::select! {
+        let HandshakeSlot { address, is_partners, mut slot } = slot;
+        let hello = tokio::select! {
             biased;
-            greeted = ClientHelloReceived::hear(tcp, address) => greeted.map_err(|error| HandshakeFailure::Broken(error.to_string()))?,
-            () = place.lost() => return Err(HandshakeFailure::Crowded),
+            hello = ClientHelloReceived::hear(tcp, address) => hello.map_err(|error| HandshakeFailure::Broken(error.to_string()))?,
+            () = slot.evicted() => return Err(HandshakeFailure::Crowded),
             () = tokio::time::sleep(HELLO_TIMEOUT) => return Err(HandshakeFailure::Silent),
         };
         if !node.connection_limiter.admits(address.ip(), Instant::now()) {
             return Err(HandshakeFailure::TooMany);
         }
-        let introducing = self.of(is_partners).introducing.take(address.ip().into());
-        drop(std::mem::replace(&mut place, introducing.map_err(|_| HandshakeFailure::Crowded)?));
+        let authenticating = self.of(is_partners).authenticating.take(address.ip().into());
+        drop(std::mem::replace(&mut slot, authenticating.map_err(|_| HandshakeFailure::Crowded)?));
         tokio::select! {
             biased;
-            introduced = find_out(node, greeted, admission) => introduced,
-            () = place.lost() => Err(HandshakeFailure::Crowded),
+            identified = identify(node, hello, admission) => identified,
+            () = slot.evicted() => Err(HandshakeFailure::Crowded),
             () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => Err(HandshakeFailure::Slow),
         }
     }
+
+    const fn of(&self, is_partners: bool) -> &HandshakePool {
+        if is_partners { &self.partners } else { &self.strangers }
+    }
 }
 
-/// Performs the handshake, authenticates the peer, and turns strangers away with a reason.
-async fn find_out(
+/// Performs the handshake, finds out whose key the peer has proved, and refuses strangers with a
+/// reason.
+async fn identify(
     node: &Node,
-    greeted: ClientHelloReceived,
+    hello: ClientHelloReceived,
     admission: &Admission,
 ) -> Result<IdentifiedPartner, HandshakeFailure> {
-    let connection = greeted
+    let connection = hello
         .accept(&node.engine.tls, &node.engine.name)
         .await
         .map_err(|error| HandshakeFailure::Broken(error.to_string()))?;
+    //= W-30
+    //# A node identifies its partners by these keys and nothing else.
     let key = connection.partner;
     match admission {
         Admission::Owner { key: owner, reach } if key == *owner => {
@@ -193,44 +203,47 @@ async fn find_out(
                 node.path.measurement_peers.note_partner(key, connection.address.ip());
                 Ok(IdentifiedPartner { connection, reach: Reach::Permitted(profile.permit), partner })
             }
+            //= W-34
+            //# If a node receives a `Hello` under an unknown key, it records the key as pending (in
+            //# a table of fixed size, with a share per host) and refuses with `unknown_key`.
             Ok(None) => {
-                let is_noted = note_key(node, &connection).await;
-                refuse(connection, unknown_key(node, key, is_noted)).await;
+                let is_recorded = record_pending_key(node, &connection).await;
+                refuse(connection, unknown_key(node, key, is_recorded)).await;
                 Err(HandshakeFailure::Unknown(format!("unknown key {}", key.fingerprint())))
             }
             Err(error) => {
-                refuse(connection, unread_profiles(&error)).await;
+                refuse(connection, unreadable_profiles(&error)).await;
                 Err(error.into())
             }
         },
     }
 }
 
-/// The profile with a key. The files are read outside the runtime's thread.
+/// The profile with a key. The files are read on a blocking thread.
 async fn profile_with(node: &Node, key: PublicKey) -> Result<Option<(String, Profile)>, ProfileError> {
     let profiles = node.profiles.clone();
     blocking(move || profiles.with_key(key)).await
 }
 
-/// Notes a stranger's key for approval; whether it stands in the table now. A table that cannot be
-/// written must not open the door either.
-async fn note_key(node: &Node, connection: &Connection) -> bool {
+/// Records a stranger's key for approval; returns whether the table contains it now. If the table
+/// cannot be written, the key is refused all the same.
+async fn record_pending_key(node: &Node, connection: &Connection) -> bool {
     let (key, address) = (connection.partner, connection.address);
-    if !node.connection_limiter.may_note_key(address.ip(), Instant::now()) {
+    if !node.connection_limiter.may_record_key(address.ip(), Instant::now()) {
         node.metrics.note_turned_away("pending_keys", "too_many");
         let profiles = node.profiles.clone();
         return blocking(move || profiles.pending().is_ok_and(|keys| keys.iter().any(|known| known.key == key))).await;
     }
     let (profiles, name) = (node.profiles.clone(), connection.partner_name.clone());
-    // The port is one that its host chose for this connection: nothing listens there.
+    // Without the port: the peer's is ephemeral, and nothing listens there.
     let host = address.ip().to_canonical().to_string();
-    let noted = blocking(move || profiles.note_pending(key, &name, &host, unix_ms() / 1_000)).await;
-    match noted {
-        Ok(is_noted) => {
-            if !is_noted {
+    let recorded = blocking(move || profiles.note_pending(key, &name, &host, unix_ms() / 1_000)).await;
+    match recorded {
+        Ok(is_recorded) => {
+            if !is_recorded {
                 node.metrics.note_turned_away("pending_keys", "all_places_taken");
             }
-            is_noted
+            is_recorded
         }
         Err(error) => {
             log_limit::say(About::Keys, || {
@@ -241,9 +254,9 @@ async fn note_key(node: &Node, connection: &Connection) -> bool {
     }
 }
 
-fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
+fn unknown_key(node: &Node, key: PublicKey, is_recorded: bool) -> Refusal {
     let (name, fingerprint) = (&node.engine.name, key.fingerprint());
-    let text = if is_noted {
+    let text = if is_recorded {
         format!(
             "'{name}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:write' (:read to let it fetch)"
         )
@@ -257,9 +270,8 @@ fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
     Refusal::new(RefusalCode::UnknownKey, text)
 }
 
-/// The message to a partner whose profile cannot be looked up. It does not reveal paths of this
-/// host.
-fn unread_profiles(error: &ProfileError) -> Refusal {
+/// The message to a peer whose profile cannot be looked up. It does not reveal paths of this host.
+fn unreadable_profiles(error: &ProfileError) -> Refusal {
     let mut text = "this node cannot read its profiles".to_owned();
     if let ProfileError::State(StateError::Os { error, .. }) = error
         && let Some(errno) = os_error::errno_of(error)

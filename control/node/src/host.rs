@@ -1,8 +1,8 @@
-//! What counts as one host, for everything that is limited per host.
+//! What counts as one host where limits apply per host.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// One host: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from.
+/// A host: an IPv4 address, or the /64 from which an IPv6 host can choose its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(IpAddr);
 

@@ -1,13 +1,12 @@
-//! The node: who it is, whom it knows and lets in, what it writes down, counts and answers.
+//! The node: its identity, partners, records and metrics, and the servers for partners and users.
 //!
-//! The connections of partners, the API and the metrics are served here, without privileges.
-//! [`node::Node`] puts it together; what a transfer needs of it is handed to [`culvert_engine`]
-//! piece by piece.
+//! Partners' connections, the API and metrics are served here, without privileges. [`node::Node`]
+//! assembles the parts, and passes to [`culvert_engine`] those that transfers need.
 //!
 //! ```text
-//! partner ──> reception (connection limiter, handshakes, slots) ──> engine ──> registry, metrics
-//! user    ──> api ──────────────────────────────────────┘        │
-//!                                                            state directory
+//! partner ──> listener (connection limiter, handshakes, slots) ──> engine ──> registry, metrics
+//! user    ──> api ───────────────────────────────────────────────────┘            │
+//!                                                                          state directory
 //! ```
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
@@ -21,13 +20,13 @@ pub mod capture;
 pub mod connection_limiter;
 pub mod handshakes;
 pub mod host;
+pub mod listener;
 pub mod log_lines;
 pub mod metrics;
 pub mod node;
 pub mod partner_hosts;
 pub mod path_services;
 pub mod profiles;
-pub mod reception;
 pub mod registry;
 pub mod settings;
 pub mod slots;

@@ -1,9 +1,9 @@
-//! The lines of a node's log as a whole: the time before each, and what the limits left out.
+//! A node's log: the time before each line, and counts of the lines that limits suppressed.
 
 use culvert_system::log_limit;
 
-/// Lets each line on standard error begin with the time, unless standard error is the journal,
-/// which notes it by itself.
+/// Starts each line on standard error with the time, unless standard error is the journal, which
+/// records it anyway.
 pub fn stamp_lines() {
     if !is_journal() {
         // To milliseconds, in UTC (RFC 3339).
@@ -11,8 +11,8 @@ pub fn stamp_lines() {
     }
 }
 
-/// Tells from time to time what was left out, also when nothing more comes.
-pub async fn tell_what_was_left_out() {
+/// Periodically logs counts of suppressed lines, even if nothing else is logged.
+pub async fn report_suppressed_lines() {
     let mut tick = tokio::time::interval(log_limit::TELL_EVERY);
     loop {
         tick.tick().await;
@@ -20,9 +20,9 @@ pub async fn tell_what_was_left_out() {
     }
 }
 
-/// Whether standard error is the journal: systemd says which device and inode that is
-/// (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether standard error is the journal, whose device and inode systemd passes in
+/// `JOURNAL_STREAM` (systemd.exec(5)).
 fn is_journal() -> bool {
-    let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
-    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
+    let Some(journal) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| journal == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -1,8 +1,7 @@
-//! A node: one identity, one state directory, one data plane, and the transfers between it and its
-//! partners.
+//! A node: one identity, one state directory, one data plane, and the transfers with its partners.
 //!
-//! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so
-//! does the far end that ssh starts. They differ in what they listen on and in whom they let in
+//! `culvert node` runs one until it is stopped. `culvert send`, and the far end that ssh starts, run
+//! one for the duration of a transfer. They differ in what they listen on and whom they admit
 //! ([`crate::admission::Admission`]).
 
 use std::any::Any;
@@ -37,12 +36,14 @@ use crate::profiles::Profiles;
 use crate::registry::Registry;
 use crate::tuning::IdleStateHold;
 
-/// Journals of complete transfers whose sender never signed are kept so long for it to come again.
+/// How long the journal of a complete transfer is kept whose sender has not signed, in case the
+/// sender retries.
 const COMPLETE_JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    /// What its transfers are carried out with.
+    /// Runs its transfers.
     pub engine: Arc<Engine>,
     /// Its state directory.
     pub state: StateDirectory,
@@ -50,19 +51,19 @@ pub struct Node {
     pub profiles: Profiles,
     /// Its transfers.
     pub registry: Arc<Registry>,
-    /// What it counts.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
-    /// What it knows about paths, and how it answers measurements.
+    /// Records of paths, and the answers to measurements.
     pub path: Arc<PathService>,
-    /// Decides which handshakes may begin.
+    /// Decides which handshakes may start.
     pub connection_limiter: Arc<ConnectionLimiter>,
 }
 
-/// Counts what transfers do, and keeps processors awake while they run.
+/// Counts the engine's events, and keeps CPUs out of deep idle states while transfers run.
 #[derive(Debug)]
 struct NodeObserver {
     metrics: Arc<Metrics>,
-    wakefulness: IdleStateHold,
+    idle_states: IdleStateHold,
 }
 
 impl Observer for NodeObserver {
@@ -71,13 +72,12 @@ impl Observer for NodeObserver {
     }
 
     fn hold_for_transfer(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.wakefulness.hold().map(|hold| hold as Arc<dyn Any + Send + Sync>)
+        self.idle_states.hold().map(|hold| hold as Arc<dyn Any + Send + Sync>)
     }
 }
 
 impl Node {
-    /// Puts a node together. Nothing listens yet, and the data plane starts when it is first
-    /// needed.
+    /// Creates a node. It does not listen yet, and the data plane starts when it is first needed.
     ///
     /// # Errors
     /// [`StateError`].
@@ -112,7 +112,7 @@ impl Node {
             records: registry.clone(),
             partners,
             advice: Arc::new(advice),
-            observer: Arc::new(NodeObserver { metrics: metrics.clone(), wakefulness: IdleStateHold::default() }),
+            observer: Arc::new(NodeObserver { metrics: metrics.clone(), idle_states: IdleStateHold::default() }),
             shares: Arc::default(),
             clock: Arc::new(SystemClock),
             bounds,
@@ -122,10 +122,10 @@ impl Node {
     }
 }
 
-/// Carries a request of this node's user out, and keeps what it says of the path.
+/// Runs a transfer that this node's user requested, and records what it shows about the path.
 ///
 /// # Errors
-/// [`TransferError`] of the last try.
+/// [`TransferError`] of the last attempt.
 pub async fn carry_out(
     node: &Arc<Node>,
     id: TransferId,
@@ -133,21 +133,21 @@ pub async fn carry_out(
     live: LiveTransfer,
 ) -> Result<Outcome, TransferError> {
     let outcome = requester::carry_out(&node.engine, id, request, live).await?;
-    note_path(node, request, &outcome.result).await;
+    record_path(node, request, &outcome.result).await;
     Ok(outcome)
 }
 
-/// Keeps what the transfer says of the path, and warns if it did worse than the path's record.
-async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &TransferResult) {
+/// Records what a transfer shows about the path, and warns if it was much slower than earlier
+/// records.
+async fn record_path(node: &Arc<Node>, request: &TransferRequest, result: &TransferResult) {
     let side = if request.is_sender() { Side::Send } else { Side::Receive };
     let (node, target, result) = (node.clone(), request.target.clone(), result.clone());
-    let noted = blocking(move || {
+    let warning = blocking(move || {
         let Node { engine, state, profiles, path, .. } = &*node;
         let partner = advice::name_of(profiles, &target)?;
         advice::after_transfer(state, path, &engine.name, (&partner, side), &result)
     });
-    let warning = noted.await;
-    if let Some(warning) = warning {
+    if let Some(warning) = warning.await {
         say_aside!("culvert: warning: {warning}");
     }
 }

@@ -1,5 +1,5 @@
-//! Where partners come from, as their profiles say: known from the start and looked up again from
-//! time to time, so that a partner that has not been here yet does not wait among strangers.
+//! Resolves the hosts that profiles name, at startup and periodically, so that a partner's first
+//! connection does not count as a stranger's.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,25 +11,24 @@ use culvert_model::address::split_host_port;
 use crate::connection_limiter::ConnectionLimiter;
 use crate::profiles::Profiles;
 
-/// How often the profiles are read and their names looked up: a profile that an admin adds counts
-/// from then on.
+/// How often profiles are read and their host names resolved. A new profile takes effect then.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How long a host counts as a partner's after it was last found in a profile: a few lookups may
-/// fail.
+/// How long a host counts as a partner's after a profile last named it: long enough for a few
+/// failed lookups.
 const EXPECTED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Hosts that are looked up each time; those beyond wait among strangers until they have been here.
+/// Hosts that are resolved each time. Further hosts count as strangers until their first connection.
 const HOSTS_MAX: usize = 512;
 
-/// Keeps the connection limiter up to date, forever.
+/// Tells the connection limiter which hosts are partners', forever.
 pub async fn keep_known(connection_limiter: Arc<ConnectionLimiter>, profiles: Profiles) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
         let hosts = hosts_of_profiles(&profiles).await;
         let expect = |address: IpAddr| connection_limiter.expect_partner(address, EXPECTED_FOR, Instant::now());
-        // Addresses first: they need no lookup.
+        // Addresses first, because they need no lookup.
         hosts.iter().filter_map(|host| host.parse().ok()).for_each(expect);
         for host in hosts.iter().filter(|host| host.parse::<IpAddr>().is_err()) {
             let lookup = tokio::net::lookup_host((host.as_str(), 0));

@@ -1,5 +1,5 @@
-//! What a running node does for paths in addition to answering checks: the responder, the pSConfig
-//! template, and delivery to the archive. Each only if it is configured.
+//! Optional services of a running node for path measurements: the TWAMP and STAMP responders, the
+//! pSConfig template, and delivery to the archive. Each runs only if it is configured.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::api::serving;
 use crate::metrics::Metrics;
 use crate::node::Node;
 
-/// Where the template is.
+/// The URL path of the template.
 const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
 
-/// Starts what is configured.
+/// Starts the configured services.
 ///
 /// # Errors
-/// In words: an address that cannot be bound, a file that cannot be read.
+/// A sentence, for example about an address that cannot be bound or a file that cannot be read.
 pub async fn start(node: &Node) -> Result<(), String> {
     let profiles = node.profiles.clone();
     measurement_responder::start(&node.path, move || profiles.readable()).await?;
@@ -29,7 +29,7 @@ pub async fn start(node: &Node) -> Result<(), String> {
     delivery::start(&node.path, &node.state, &node.engine.name)
 }
 
-/// Serves the template of `[psconfig]`.
+/// Serves the template configured in `[psconfig]`.
 async fn serve_template(settings: &PathSettings, metrics: &Arc<Metrics>) -> Result<(), String> {
     let Some(table) = &settings.psconfig else { return Ok(()) };
     let listener = TcpListener::bind(table.listen).await.map_err(|error| {

@@ -1,7 +1,7 @@
-//! What a node knows of its partners, and the keys that would like to become partners.
+//! The profiles of a node's partners, and the keys that wait for approval.
 //!
-//! A profile is a TOML file that an admin can read and edit. Without a profile that permits it,
-//! nothing of this node can be read or written over the network.
+//! A profile is a TOML file that an admin can read and edit. Nothing on this node can be read or
+//! written over the network unless a profile permits it.
 
 mod error;
 mod pending;
@@ -18,14 +18,13 @@ use culvert_system::accounts::OwnedState;
 
 pub use crate::profiles::error::ProfileError;
 
-/// The version of profiles and of the table of keys that asked. A file without a version is of
-/// version 1.
+/// The version of profiles and of the table of pending keys. A file without a version has version 1.
 const VERSION: u64 = 1;
 
 /// Reads a profile from its file's text.
 ///
 /// # Errors
-/// What is wrong and where, in words.
+/// A sentence that says what is wrong and where.
 pub fn profile_from_toml(text: &str) -> Result<Profile, String> {
     let profile = match version_of(text) {
         None => toml::from_str(text),
@@ -47,26 +46,6 @@ pub struct Profiles {
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     check_name(name).is_ok()
-}
-
-/// The version that a profile's file says it has.
-fn version_of(text: &str) -> Option<u64> {
-    let table: toml::Table = toml::from_str(text).ok()?;
-    table.get("version")?.as_integer()?.try_into().ok()
-}
-
-fn check_name(name: &str) -> Result<(), ProfileError> {
-    let begins_well = name.starts_with(|character: char| character.is_ascii_alphanumeric());
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-    if begins_well && name.len() <= 64 && name.chars().all(is_plain) {
-        Ok(())
-    } else {
-        Err(ProfileError::BadName(name.to_owned()))
-    }
-}
-
-fn file_of(name: &str) -> String {
-    format!("profiles/{name}.toml")
 }
 
 impl Profiles {
@@ -97,8 +76,8 @@ impl Profiles {
         Ok(Some(profile))
     }
 
-    /// As [`Profiles::find`]; one that is no good is none. One that this process only lacks the
-    /// means to read may be good: its partner is not a stranger.
+    /// Like [`Profiles::find`], but an invalid profile counts as none. If this process only lacks
+    /// descriptors or memory to read it, that is an error: its partner is not a stranger.
     fn find_readable(&self, name: &str) -> Result<Option<Profile>, ProfileError> {
         match self.find(name) {
             Err(ProfileError::State(error)) if error.is_shortage() => Err(error.into()),
@@ -111,10 +90,10 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError::NotFound`] among others.
     pub fn get(&self, name: &str) -> Result<Profile, ProfileError> {
-        self.find(name)?.ok_or_else(|| self.no_such(name))
+        self.find(name)?.ok_or_else(|| self.not_found(name))
     }
 
-    fn no_such(&self, name: &str) -> ProfileError {
+    fn not_found(&self, name: &str) -> ProfileError {
         let hint = OwnedState::hint(self.state.root(), "profile list");
         ProfileError::NotFound { name: name.to_owned(), hint }
     }
@@ -168,8 +147,8 @@ impl Profiles {
         Ok(None)
     }
 
-    /// The hosts that profiles name, as `host` finds them in addresses; at most `max`. A profile
-    /// that cannot be read names none.
+    /// At most `max` hosts that profiles name; `host` extracts the host from an address. Profiles
+    /// that cannot be read are skipped.
     #[must_use]
     pub fn hosts(&self, max: usize, host: impl Fn(&str) -> Option<String>) -> Vec<String> {
         let names = self.state.list("profiles", ".toml").unwrap_or_default();
@@ -177,10 +156,10 @@ impl Profiles {
         profiles.flat_map(|profile| profile.addresses).filter_map(|address| host(&address)).take(max).collect()
     }
 
-    /// Makes a profile.
+    /// Adds a profile.
     ///
     /// # Errors
-    /// [`ProfileError`]: the name, a profile that exists, a key that another has.
+    /// [`ProfileError`]: an invalid name, an existing profile, a key that another profile has.
     pub fn add(&self, name: &str, profile: &Profile) -> Result<(), ProfileError> {
         check_name(name)?;
         if self.state.read(file_of(name))?.is_some() {
@@ -217,7 +196,7 @@ impl Profiles {
     /// [`ProfileError::NotFound`] among others.
     pub fn remove(&self, name: &str) -> Result<(), ProfileError> {
         check_name(name)?;
-        if self.state.remove(file_of(name))? { Ok(()) } else { Err(self.no_such(name)) }
+        if self.state.remove(file_of(name))? { Ok(()) } else { Err(self.not_found(name)) }
     }
 
     /// The file of a profile.
@@ -241,9 +220,29 @@ impl Partners for Profiles {
     }
 
     fn note_stranger(&self, key: PublicKey, name: &str, address: &str) {
-        // The table may be full or unwritable; what the user is told says all that matters.
+        // The table may be full or unwritable; the user sees the key in the error message anyway.
         let _ = self.note_pending(key, name, address, unix_ms() / 1_000);
     }
+}
+
+/// The version in a profile's file.
+fn version_of(text: &str) -> Option<u64> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    table.get("version")?.as_integer()?.try_into().ok()
+}
+
+fn check_name(name: &str) -> Result<(), ProfileError> {
+    let starts_well = name.starts_with(|character: char| character.is_ascii_alphanumeric());
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+    if starts_well && name.len() <= 64 && name.chars().all(is_plain) {
+        Ok(())
+    } else {
+        Err(ProfileError::BadName(name.to_owned()))
+    }
+}
+
+fn file_of(name: &str) -> String {
+    format!("profiles/{name}.toml")
 }
 
 fn refusal(error: &ProfileError) -> Refusal {

@@ -1,17 +1,17 @@
-//! The transfers of a node: running ones with their progress, and the records of all.
+//! The transfers of a node: the records of all, and the progress of those that run.
+//!
+//! [`lifecycle`] starts, stops and ends transfers. [`rescan`] reads records that other processes
+//! write. [`retention`] and [`receipts`] bound what is kept.
 
-mod beginning;
-mod ending;
-mod for_engine;
-mod kept;
+mod lifecycle;
 mod live;
 mod lock;
-mod looking;
+mod observation;
 mod owners;
 mod receipts;
 mod record_file;
-mod seen;
-mod stopping;
+mod rescan;
+mod retention;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -25,34 +25,34 @@ use culvert_state::{StateDirectory, StateError};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::registry::kept::Kept;
 use crate::registry::live::Live;
 use crate::registry::lock::lock;
+pub use crate::registry::observation::{INTERRUPTED, recently_cut_off};
 use crate::registry::owners::Owners;
 use crate::registry::receipts::{Receipts, receipt_file_of};
 use crate::registry::record_file::{RecordFile, VERSION, file_of};
-pub use crate::registry::seen::{INTERRUPTED, recently_cut_off};
+use crate::registry::retention::RetainedRecords;
 
 /// The transfers of a node.
 ///
-/// Writing is done outside the caller's thread ([`StateWriter`]). A transfer starts when its record
-/// is on disk. Later changes are effective at once, and written as soon as the disk accepts them:
-/// after a crash, an outdated record shows a running transfer, which then finds out how far it got.
+/// Records are written by a separate thread ([`StateWriter`]). A transfer starts when its record is
+/// on disk. Later changes take effect at once and are written when the disk accepts them. After a
+/// crash, an outdated record shows a transfer as running; when it continues, its journal says how
+/// far it got.
 #[derive(Debug)]
 pub struct Registry {
     state: StateDirectory,
     writer: Arc<StateWriter>,
     live: Mutex<HashMap<TransferId, Live>>,
-    records: Mutex<Kept>,
+    records: Mutex<RetainedRecords>,
     receipts: Receipts,
     metrics: OnceLock<Arc<Metrics>>,
     owners: Arc<Owners>,
-    /// Transfers that other processes were running at the last look, and which processes.
+    /// Transfers that other processes were running at the last look, with their owners' names.
     others: Mutex<HashMap<TransferId, String>>,
-    /// Transfers that were interrupted and that nothing resumes by itself; their files do not say
-    /// so.
+    /// Transfers that were interrupted and that nobody resumes. Their files do not say so yet.
     cut_off: Mutex<HashSet<TransferId>>,
-    /// Transfers whose records are left as they are, and what to say of them.
+    /// Transfers whose record files are not touched, and a message about each.
     left_alone: Mutex<HashMap<TransferId, String>>,
     changed: watch::Sender<u64>,
 }
@@ -88,17 +88,15 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Changes a record. It is written in the background.
+    /// Changes a record, if there is one. It is written in the background.
     pub fn update(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) {
-        // What is not known is not changed.
         let _ = self.update_if(id, |_| true, change);
     }
 
-    /// Changes a record that is as `may` wants it; nothing changes it in between. It is written in
-    /// the background.
+    /// Changes a record if `may` permits it, atomically. It is written in the background.
     ///
     /// # Errors
-    /// The state of the record that is not as `may` wants it, if there is one.
+    /// The state of the record, if there is one.
     fn update_if(
         &self,
         id: TransferId,
@@ -110,18 +108,22 @@ impl Registry {
         if !may(&record) {
             return Err(Some(record.state));
         }
+        let before = record.state;
         change(&mut record);
+        // Invariant I-registry-final: A transfer that has ended leaves its final state only by being
+        // started again.
+        assert!(!before.is_final() || record.state == before, "transfer {id} went on after it had ended");
         match self.bytes_of(id, &record, None) {
             Ok(bytes) => self.writer.write_later(file_of(id), bytes),
             Err(error) => say_aside!("culvert: {error}"),
         }
-        let forgotten = records.insert(id, record);
+        let evicted = records.insert(id, record);
         drop(records);
-        self.noted(forgotten);
+        self.note_change(evicted);
         Ok(())
     }
 
-    /// Where limits that are reached are counted.
+    /// Sets the metrics in which reached limits are counted.
     pub fn count_in(&self, metrics: &Arc<Metrics>) {
         let _ = self.metrics.set(metrics.clone());
     }
@@ -132,7 +134,7 @@ impl Registry {
         }
     }
 
-    /// Waits, before the process ends, for what is being written.
+    /// Waits until everything is written, before the process ends.
     pub async fn settle(&self) {
         self.writer.settle().await;
     }
@@ -174,8 +176,8 @@ impl Registry {
         counts
     }
 
-    /// Transfers that had not ended when the node was stopped and that it resumes, in the order in
-    /// which they were requested.
+    /// Transfers that had not ended when the node was stopped and that it resumes, in the order of
+    /// their requests.
     #[must_use]
     pub fn interrupted(&self) -> Vec<(TransferId, TransferRecord)> {
         let (live, others, records) = (lock(&self.live), lock(&self.others), lock(&self.records));
@@ -188,19 +190,19 @@ impl Registry {
         interrupted
     }
 
-    /// The transfers that this process carries out.
+    /// The transfers that this process runs.
     #[must_use]
     pub fn under_way(&self) -> Vec<TransferId> {
         lock(&self.live).keys().copied().collect()
     }
 
-    /// How many transfers are waiting or running.
+    /// How many transfers have not ended.
     #[must_use]
     pub fn unfinished_count(&self) -> usize {
         lock(&self.records).values().filter(|record| !record.state.is_final()).count()
     }
 
-    /// Changes whenever a record does.
+    /// A counter of the changes to records.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -213,16 +215,18 @@ impl Registry {
             .map_err(|error| StateError::Damaged { path: self.state.path(file_of(id)), reason: error.to_string() })
     }
 
-    /// Makes a record what this node answers.
-    fn note(&self, id: TransferId, record: TransferRecord) {
-        let forgotten = lock(&self.records).insert(id, record);
-        self.noted(forgotten);
+    /// Replaces or adds a record in memory.
+    fn insert(&self, id: TransferId, record: TransferRecord) {
+        // Invariant I-registry-id: A record is stored under the id that it names.
+        assert_eq!(record.transfer, id.to_string(), "a record under another transfer's id");
+        let evicted = lock(&self.records).insert(id, record);
+        self.note_change(evicted);
     }
 
-    fn noted(&self, forgotten: impl IntoIterator<Item = TransferId>) {
-        for forgotten in forgotten {
+    fn note_change(&self, evicted: impl IntoIterator<Item = TransferId>) {
+        for evicted in evicted {
             self.note_limit(Limit::Records);
-            self.writer.remove_later(file_of(forgotten));
+            self.writer.remove_later(file_of(evicted));
         }
         self.changed.send_modify(|count| *count += 1);
     }
@@ -241,7 +245,7 @@ impl Registry {
 #[must_use]
 pub fn new_transfer_id() -> TransferId {
     let mut random = [0; 16];
-    aws_lc_rs::rand::fill(&mut random).expect("the operating system gives random bytes");
+    aws_lc_rs::rand::fill(&mut random).expect("the operating system provides random bytes");
     TransferId::new(unix_ms(), u128::from_be_bytes(random))
 }
 

@@ -1,7 +1,6 @@
-//! Host tuning in the node: what was applied is put right or kept, and findings are counted.
+//! Host tuning in the node: keeps applied settings in force, and counts the audit's findings.
 //!
-//! Everything here reads files and netlink and may take a while, so it runs off the runtime's
-//! thread.
+//! Everything here reads files and netlink, which may take a while, so it runs on blocking threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,23 +17,22 @@ use tokio::task::spawn_blocking;
 use crate::metrics::Metrics;
 use crate::settings::{Origin, Settings};
 
-/// How often the node looks whether something was applied, while nothing is.
+/// How often the node looks for applied settings while there are none.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often findings are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What a CPU may need to wake up while transfers run, in microseconds: the limit of the rule
+/// The longest wake-up latency of a CPU while transfers run, in microseconds: the limit of the rule
 /// `cpu.c_states`.
 const WAKE_UP_US: u32 = 10;
 
-/// Keeps CPUs out of deep idle states while at least one transfer runs. The right to do so is
-/// root's, or whom the admin gives `/dev/cpu_dma_latency` to; without it transfers run all the
-/// same.
+/// Keeps CPUs out of deep idle states while at least one transfer runs. This needs root, or access
+/// to `/dev/cpu_dma_latency`; without it, transfers run all the same.
 #[derive(Debug, Default)]
 pub struct IdleStateHold(Mutex<Weak<LatencyHold>>);
 
 impl IdleStateHold {
-    /// Holds the limit until the last holder lets go; `None` without the right.
+    /// Holds the limit until the last holder drops it; `None` without the permission.
     #[must_use]
     pub fn hold(&self) -> Option<Arc<LatencyHold>> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,8 +45,8 @@ impl IdleStateHold {
     }
 }
 
-/// The state directory that holds this host's tuning. A host is tuned as a whole, by any user:
-/// unless a directory is named, it is the system's and not the user's.
+/// The state directory of this host's tuning. A host is tuned as a whole, so the default is the
+/// system's directory, not the user's.
 #[must_use]
 pub fn state_of_host(settings: &Settings) -> PathBuf {
     match settings.state.origin {
@@ -57,15 +55,15 @@ pub fn state_of_host(settings: &Settings) -> PathBuf {
     }
 }
 
-/// Where tuning keeps its journals within a state directory.
+/// The directory of tuning's journals within a state directory.
 #[must_use]
 pub fn directory_in(state: &Path) -> PathBuf {
     state.join("tuning")
 }
 
-/// Puts right what a crash or a restart left half done, and then keeps what was confirmed for as
-/// long as the node runs. What it does it says on standard error. Only root can change a host, so
-/// for others it ends at once.
+/// Completes or undoes what a crash or restart left half done, then keeps confirmed settings in
+/// force while the node runs, and logs what it does. Only root can change a host; for others it
+/// returns at once.
 pub async fn keep(directory: PathBuf) {
     if !rustix::process::geteuid().is_root() {
         return;
@@ -73,9 +71,9 @@ pub async fn keep(directory: PathBuf) {
     let mut watcher = Watcher::default();
     let mut last_error = String::new();
     loop {
-        let place = directory.clone();
+        let journals = directory.clone();
         let round = spawn_blocking(move || {
-            let kept = watcher.keep(&place, &mut RealHost::open(), Instant::now());
+            let kept = watcher.keep(&journals, &mut RealHost::open(), Instant::now());
             (watcher, kept)
         });
         let Ok((back, kept)) = round.await else { return };
@@ -83,7 +81,7 @@ pub async fn keep(directory: PathBuf) {
         let pause = match kept {
             Ok(kept) => {
                 last_error.clear();
-                tell(&kept);
+                log_changes(&kept);
                 if kept.is_idle() { IDLE } else { watcher.interval() }
             }
             Err(error) => {
@@ -99,7 +97,7 @@ pub async fn keep(directory: PathBuf) {
     }
 }
 
-/// Counts findings now and every hour, for the metric.
+/// Counts the audit's findings now and every hour, for the metric.
 pub async fn count_findings(metrics: Arc<Metrics>) {
     let mut last_error = None;
     loop {
@@ -116,16 +114,16 @@ pub async fn count_findings(metrics: Arc<Metrics>) {
     }
 }
 
-fn tell(kept: &Kept) {
-    for one in &kept.recovered {
-        say_aside!("culvert: tuning: {}: {}", one.id, one.text);
+fn log_changes(kept: &Kept) {
+    for recovered in &kept.recovered {
+        say_aside!("culvert: tuning: {}: {}", recovered.id, recovered.text);
     }
     for drift in &kept.news {
         say_aside!("culvert: tuning: {drift}");
     }
 }
 
-/// The counts, and what is wrong with the site file.
+/// The counts, and the site file's error.
 fn findings() -> (FindingCounts, Option<String>) {
     let (site, error) = match Site::of_this_host() {
         Ok(site) => (site, None),
@@ -142,15 +140,15 @@ mod tests {
 
     #[test]
     fn transfers_share_one_hold() {
-        let wakefulness = IdleStateHold::default();
-        let Some(first) = wakefulness.hold() else {
+        let idle_states = IdleStateHold::default();
+        let Some(first) = idle_states.hold() else {
             eprintln!("skipped: /dev/cpu_dma_latency may not be opened here");
             return;
         };
-        let second = wakefulness.hold().unwrap();
+        let second = idle_states.hold().unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         drop((first, second));
-        assert!(wakefulness.0.lock().unwrap().upgrade().is_none());
+        assert!(idle_states.0.lock().unwrap().upgrade().is_none());
     }
 
     #[test]

@@ -97,6 +97,22 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     }
 }
 
+/// It returned while the record still said that the transfer was active.
+#[test]
+fn cancel_returns_when_the_transfer_is_canceled() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let _ours = start_ours(&pair);
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), Random::new(1).bytes(48 << 20)).unwrap();
+    let id = submit(&pair, &source, "50M");
+    wait_for_the_journal(&pair);
+    let answer = transfer(&pair, &["cancel", &id, "--json"]).exits(0).json();
+    assert_eq!((&answer["transfer"], &answer["state"]), (&id.as_str().into(), &"canceled".into()));
+    assert_eq!(state_of(&pair, &id), "canceled");
+}
+
 #[test]
 fn an_ended_transfer_is_carried_out_once_more() {
     let pair = Pair::new();
@@ -110,6 +126,8 @@ fn an_ended_transfer_is_carried_out_once_more() {
     transfer(&pair, &["restart", &id]).exits(0);
     let record = transfer(&pair, &["wait", &id, "--timeout", "60", "--json"]).exits(0).json();
     assert_eq!(record["attempts"], 2, "{record}");
+    let theirs = run(&pair.there, ["transfer", "show", &id, "--json"]).exits(0).json();
+    assert_eq!(theirs["attempts"], 2, "the partner counts the attempts of its requester too: {theirs}");
     assert_eq!((&record["result"]["files"]["stored"], &record["result"]["files"]["skipped"]), (&1.into(), &20.into()));
     assert_same(&source, &pair.shared.join("in"));
 }
@@ -144,6 +162,8 @@ fn watching_as_json_prints_a_line_for_each_change_and_the_result_at_last() {
 /// nothing: the one over what was moved stays, on both ends.
 #[test]
 fn a_receipt_over_nothing_replaces_none() {
+    //= W-56
+    //# A receipt over no files replaces no other receipt of the same transfer.
     let pair = Pair::new();
     let _node = pair.start();
     let _ours = start_ours(&pair);

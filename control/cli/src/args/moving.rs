@@ -13,9 +13,9 @@ use culvert_protocol::seal::Cipher;
 use crate::args::common::EngineArgs;
 use crate::numbers::{checked, number_in, number_of};
 
-/// What starts a far end, unless told otherwise.
+/// The default of `--ssh`.
 pub const SSH_DEFAULT: &str = "ssh";
-/// The program that it starts, unless told otherwise.
+/// The default of `--remote-program`.
 pub const REMOTE_PROGRAM_DEFAULT: &str = "culvert";
 
 /// `culvert send` and `culvert get`.

@@ -75,7 +75,7 @@ pub enum TransferAction {
         /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Cancel a transfer
+    /// Cancel a transfer; returns when it is canceled
     Cancel {
         /// Transfer id, or any unique prefix of it
         transfer: String,
@@ -98,7 +98,7 @@ pub enum TransferAction {
     },
 }
 
-/// Takes what a receipt's keys are compared with.
+/// Accepts a key or a fingerprint.
 fn key_or_fingerprint(text: &str) -> Result<String, String> {
     match text.parse::<PublicKey>() {
         Err(error) if !text.starts_with("SHA256:") => Err(format!("{error}, nor a fingerprint (SHA256:…)")),

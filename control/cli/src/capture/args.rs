@@ -7,7 +7,7 @@ use culvert_link::capture::SNAP_BYTES_MAX;
 
 use crate::numbers::number_in;
 
-/// A year; a clock that counts more may not.
+/// A year; deadlines much later may overflow the clock.
 const SECONDS_MAX: f64 = 31_536_000.0;
 
 /// `culvert capture`.

@@ -1,4 +1,4 @@
-//! Where a capture is written: a file, or standard output.
+//! The output of a capture: a file, or standard output.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
@@ -12,7 +12,7 @@ use culvert_protocol::counted::counted;
 
 use crate::exit::{CommandError, of_path};
 
-/// A place for a capture.
+/// The output of a capture.
 #[derive(Debug)]
 pub enum CaptureFile {
     /// Standard output.
@@ -39,10 +39,10 @@ impl CaptureFile {
         Ok(Self::Output)
     }
 
-    /// Whether a capture can go to `name` as far as can be told before there is one.
+    /// Checks an output's name before the capture starts.
     ///
     /// # Errors
-    /// [`CommandError`]: it would go to a terminal.
+    /// [`CommandError`] if the capture would be written to a terminal.
     pub fn check(name: &Path) -> Result<(), CommandError> {
         if name.as_os_str() == "-" && io::stdout().is_terminal() {
             return Err(CommandError::usage(
@@ -53,7 +53,7 @@ impl CaptureFile {
         Ok(())
     }
 
-    /// Appends bytes. False if the reader of standard output has gone.
+    /// Appends bytes; false if the reader of standard output has closed it.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -72,7 +72,7 @@ impl CaptureFile {
         }
     }
 
-    /// What it is called.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -82,10 +82,10 @@ impl CaptureFile {
     }
 }
 
-/// Tells what a capture came to, and what to exit with.
+/// Reports the outcome of a capture, and returns the exit code.
 ///
 /// # Errors
-/// [`CommandError`], if something cut it short.
+/// [`CommandError`] if the capture ended early.
 pub fn conclude(summary: &Summary, name: &str, quiet: bool) -> Result<ExitCode, CommandError> {
     if !quiet || summary.dropped > 0 {
         let remedy = if summary.dropped > 0 { " (a smaller --snap or a faster reader loses fewer)" } else { "" };

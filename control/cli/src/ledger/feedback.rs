@@ -1,10 +1,9 @@
-//! The ledger's row for quality control: what the receiver's reports cost, spread over the bytes
-//! that they are about.
+//! The ledger's row for feedback: the cost of the receiver's reports per byte of data.
 //!
-//! A sending and a receiving flow exchange sealed segments in memory; one in a hundred is lost.
+//! A sending and a receiving flow exchange sealed segments in memory, and one in a hundred is lost.
 //! Only the handling of the reports is timed: the receiver writes one, both control processes and
-//! the sending lane prove it, the controller makes a rate of it, and the sending flow queues what
-//! was lost.
+//! the sending lane validate it, the controller computes a rate, and the sending flow queues lost
+//! segments.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
 
-/// Bytes between two reports: what 10 Gb/s moves in a quarter of a round trip of 100 ms.
+/// Bytes between two reports: about a quarter of a round trip of 100 ms at 10 Gb/s.
 const REPORT_EVERY_BYTES: u32 = 32 << 20;
 const CHUNK_BYTES: u32 = 4 << 20;
 const CHUNKS_UNDER_WAY: u32 = 2 * REPORT_EVERY_BYTES / CHUNK_BYTES;
@@ -43,8 +42,8 @@ struct Flow {
     report_bytes: usize,
 }
 
-/// Seconds that the reports of a transfer cost on both sides, the bytes of the transfer, and the
-/// bytes of its reports.
+/// Seconds that the reports of a transfer cost on both sides, the size of the transfer, and the size
+/// of its reports.
 pub fn feedback(datagram: usize) -> (f64, usize, usize) {
     let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[3; 32]), FLOW_ID, direction);
     let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
@@ -90,7 +89,7 @@ pub fn feedback(datagram: usize) -> (f64, usize, usize) {
 }
 
 impl Flow {
-    /// Sends what is sent between two reports.
+    /// Sends the data between two reports.
     fn move_data(&mut self, datagram: usize) {
         let mut packet = vec![0; datagram];
         let mut moved = 0;
@@ -100,7 +99,7 @@ impl Flow {
         {
             moved += sealed.datagram_bytes;
             self.packets += 1;
-            // The end must not wait for a timer.
+            // The last segments are not lost: their retransmission would wait for a timer.
             if self.packets.is_multiple_of(LOST_ONE_IN) && self.sender.fresh_count() > 0 {
                 continue;
             }
@@ -120,13 +119,13 @@ impl Flow {
         let mut bytes = [0; REPORT_BYTES_MAX];
         let began = Instant::now();
         let len = self.receiver.write_report(&LaneCondition::default(), (self.now_ns / 1_000) as u32, &mut bytes);
-        // The partner's control process, this one's and the lane prove it, each for itself.
-        let prove = || Report::parse(std::hint::black_box(&bytes[..len])).expect("the receiver wrote it");
-        let (_, report) = (prove(), prove());
+        // The partner's control process, this one and the lane each validate it.
+        let validate = || Report::parse(std::hint::black_box(&bytes[..len])).expect("the receiver wrote it");
+        let (_, report) = (validate(), validate());
         let lost = report.lost().map(|range| range.count).sum();
         self.controller.observe(&observe(&report.summary, &self.previous, lost, self.now_ns, 1_000));
         self.previous = report.summary;
-        let report = prove();
+        let report = validate();
         let (here, delivered) = (&mut self.here, &mut self.delivered);
         self.sender.on_report(&report, self.now_ns, |_, buffer| {
             here.give_back(buffer);

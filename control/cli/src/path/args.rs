@@ -107,10 +107,10 @@ pub struct TwoWayArgs {
     pub json: bool,
 }
 
-/// Reads an interval.
+/// Parses an interval in seconds.
 ///
 /// # Errors
-/// In words.
+/// A sentence.
 pub fn parse_interval(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.000_02..=60.0).contains(&seconds) => Ok(seconds),
@@ -172,10 +172,10 @@ pub struct HistoryArgs {
     pub json: bool,
 }
 
-/// Reads a number of seconds.
+/// Parses a number of seconds.
 ///
 /// # Errors
-/// In words.
+/// A sentence.
 pub fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => Ok(seconds),

@@ -22,8 +22,8 @@ use crate::exit::CommandError;
 use crate::path::args::PschedulerArgs;
 use crate::report::{print_json, say};
 
-/// How long each question may take.
-const QUESTION: Duration = Duration::from_secs(30);
+/// How long an HTTP request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -35,7 +35,7 @@ struct Shown<'a> {
     outcome: &'a Outcome,
 }
 
-/// Runs the command.
+/// Runs `culvert path pscheduler`.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -48,10 +48,10 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
             "culvert: warning: the certificate of {key} is not verified: anybody in between can change its answers"
         );
     }
-    let http = HttpClient::new(&trust, QUESTION).map_err(|error| CommandError::new(ExitCode::BadHost, error))?;
+    let http = HttpClient::new(&trust, REQUEST_TIMEOUT).map_err(|error| CommandError::new(ExitCode::BadHost, error))?;
     let client = Client::new(&args.host, http);
     let result = tokio::select! {
-        result = converse(global, settings, &state, &client, &args) => result,
+        result = run_test(global, settings, &state, &client, &args) => result,
         code = crate::interruption::interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     if args.trust == "pin"
@@ -77,7 +77,7 @@ fn failed(error: &SchedulerError) -> CommandError {
     CommandError::new(code, foreign_text(&error.to_string()))
 }
 
-async fn converse(
+async fn run_test(
     global: &GlobalArgs,
     settings: &Settings,
     state: &StateDirectory,
@@ -123,7 +123,7 @@ async fn converse(
     };
     let outcome = client.outcome(kind, &run).map_err(|error| failed(&error))?;
     if let Some(partner) = &args.partner {
-        // The perfSONAR host sends to this one: what comes from the partner.
+        // The perfSONAR host sends to this host, so the result is for the receiving direction.
         records::add(state, partner, Side::Receive, record(kind, &outcome))?;
     }
     if args.json {

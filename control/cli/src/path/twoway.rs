@@ -1,4 +1,4 @@
-//! `culvert path stamp` and `culvert path twamp`: measuring to others' reflectors.
+//! `culvert path stamp` and `culvert path twamp`: measurements to STAMP and TWAMP reflectors.
 
 use std::time::Duration;
 
@@ -15,26 +15,26 @@ use crate::exit::CommandError;
 use crate::path::args::TwoWayArgs;
 use crate::report::{print_json, say};
 
-/// STAMP's and TWAMP's port.
+/// The default port of STAMP and TWAMP.
 const PORT: u16 = 862;
 
-/// Which protocol.
+/// The protocol of the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// STAMP, which TWAMP-Light reflectors understand.
+    /// STAMP, which TWAMP-Light reflectors answer too.
     Stamp,
     /// TWAMP with its control connection.
     Twamp,
 }
 
-/// Runs the command.
+/// Runs the measurement.
 ///
 /// # Errors
 /// [`CommandError`].
 pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, CommandError> {
     let bare = args.host.trim_matches(['[', ']']);
     let (host, port) = match split_host_port(&args.host) {
-        // A bare IPv6 address has colons and no port.
+        // An IPv6 address without brackets contains colons but no port.
         Some(found) if args.host.matches(':').count() == 1 || args.host.starts_with('[') => found,
         _ => (bare, PORT),
     };

@@ -1,5 +1,4 @@
-//! Keys of nodes that would like to become partners: those that asked, and this node's own for a
-//! partner.
+//! Pending keys, and the invitation with this node's own key.
 
 use culvert_model::address::DEFAULT_PORT;
 use culvert_model::profile::PendingKey;
@@ -19,7 +18,7 @@ struct PendingJson<'a> {
     pending: &'a PendingKey,
 }
 
-/// Lists the keys that asked.
+/// Lists the pending keys.
 pub fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     let pending = profiles.pending()?;
     if json {
@@ -35,15 +34,16 @@ pub fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     pending.iter().try_for_each(|key| say(&text(key)))
 }
 
-/// A key that connected to this node does not reveal where its own node listens.
-pub fn say_address_is_a_guess(name: &str, address: &str) {
+/// Notes that a profile's address is a guess: an incoming connection does not show where the
+/// partner's node listens.
+pub fn report_guessed_address(name: &str, address: &str) {
     say_aside!(
         "culvert: '{name}' asked from there, so its node is assumed to listen at {address}; if it does not, \
          'culvert profile edit {name} --address HOST:PORT' corrects it"
     );
 }
 
-/// Prints the command with which the partner's admin makes a profile of this node.
+/// Prints the command with which the partner's admin adds a profile of this node.
 pub fn invite(
     settings: &Settings,
     key: PublicKey,
@@ -100,7 +100,7 @@ fn when(unix: u64) -> String {
     time.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-/// The host's name, with the port that the node listens at.
+/// This host's name with the port on which the node listens.
 fn own_address(settings: &Settings) -> String {
     let port = match settings.listen.value.port() {
         0 => DEFAULT_PORT,
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_is_shown_with_times_and_without_a_port_that_nobody_listens_at() {
+    fn a_pending_key_is_shown_with_times_and_without_an_ephemeral_port() {
         let key = PublicKey([7; 32]);
         let guest = PendingKey {
             key,

@@ -1,4 +1,4 @@
-//! `culvert profile verify`: whether two nodes know each other, and what each lets the other do.
+//! `culvert profile verify`: whether two nodes know each other, and what each permits the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use culvert_system::os_error;
 use crate::exit::CommandError;
 use crate::report::{print_json, say};
 
-/// How long the partner may take to say whether it knows this node: it looks through its profiles.
+/// How long the partner may take to answer; it searches its profiles and tests directories.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a partner, compares its key, and asks whether it knows this node's.
@@ -59,9 +59,9 @@ pub async fn run(
             return Err(CommandError::new(ExitCode::KeyChanged, text));
         }
         let software = connection.partner_software.clone();
-        let knows = ask(&mut connection).await;
+        let answer = ask(&mut connection).await;
         connection.close().await;
-        let there = knows.map_err(|error| CommandError {
+        let there = answer.map_err(|error| CommandError {
             text: format!("{address} is '{name}', but {}", plain_lines(&error.text)),
             ..error
         })?;
@@ -83,10 +83,10 @@ pub async fn run(
 /// No directory is permitted.
 const NOTHING: PermissionSummary = PermissionSummary { store: PermissionAnswer::No, fetch: PermissionAnswer::No };
 
-/// What each side lets the other do.
+/// What each side permits the other.
 struct BothSides<'a> {
     name: &'a str,
-    /// What this node may do there; none if the partner does not say.
+    /// What this node may do there; none if the partner does not report it.
     there: Option<PermissionSummary>,
     /// What the partner may do here.
     here: PermissionSummary,
@@ -106,9 +106,8 @@ impl BothSides<'_> {
         lines
     }
 
-    /// What stands in the way of transfers, and what takes it away on the host where it has to be
-    /// done. That one direction is permitted and the other is not is how most nodes are set up, and
-    /// nothing to mend.
+    /// The obstacles to transfers, with the remedy and the host on which to apply it. Permission in
+    /// only one direction is no obstacle: most nodes are set up that way.
     fn remedies(&self, profile: &Profile) -> Vec<String> {
         let name = self.name;
         let mut remedies = Vec::new();
@@ -143,7 +142,7 @@ impl BothSides<'_> {
     }
 }
 
-/// What stands in the way of a directory that is permitted here, and what takes it away.
+/// An obstacle to using a directory permitted here, and its remedy.
 fn remedy_of(root: &PermittedRoot, obstacle: Obstacle, name: &str) -> String {
     let path = root.path.display();
     let (problem, mend) = match obstacle {
@@ -159,7 +158,7 @@ fn remedy_of(root: &PermittedRoot, obstacle: Obstacle, name: &str) -> String {
     format!("on this host: {path} is permitted to '{name}' and {problem}: {mend}, or {less}")
 }
 
-/// What can be done: a permission that is of no use is among the remedies.
+/// What can be done now; unusable permissions are reported by [`BothSides::remedies`].
 fn words(leaves: PermissionSummary) -> &'static str {
     let may = |leave| leave == PermissionAnswer::Yes;
     match (may(leaves.store), may(leaves.fetch)) {
@@ -170,17 +169,20 @@ fn words(leaves: PermissionSummary) -> &'static str {
     }
 }
 
-/// Asks for the smallest of answers. A partner refuses whom it does not know before it looks at
-/// what they say, and answers others, be it that this is nothing to ask for (versions of before
-/// answer so). What it permits comes before, if it says so.
+/// Asks a partner whether it knows this node. Returns what it permits, if it reports that.
+//= W-35
+//# An end that only wants to check whether it is known sends `Ping` instead, receives `Pong`, and
+//# the connection is closed. A node that does not know it refuses as in W-34. Programs from before
+//# November 2026 refuse a `Ping` under a known key with `protocol`.
 async fn ask(connection: &mut Connection) -> Result<Option<PermissionSummary>, CommandError> {
-    // Whoever refuses may have closed the connection already: what it said is still there to be
-    // read.
+    // If the partner has refused and closed the connection already, its refusal can still be read.
     let _ = connection.writer.send(Message::Ping(1)).await;
     let mut permits = None;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, async {
         loop {
             match connection.reader.next().await {
+                //= W-60
+                //# it sends it at most once and at no other time
                 Ok(Message::Permits { store, fetch }) if permits.is_none() => {
                     permits = Some(PermissionSummary { store, fetch });
                 }
@@ -196,7 +198,7 @@ async fn ask(connection: &mut Connection) -> Result<Option<PermissionSummary>, C
                 RefusalCode::Temporary => ExitCode::Temporary,
                 _ => ExitCode::Failed,
             };
-            Err(CommandError::told(code, format!("refuses this node: {}", refusal.text)))
+            Err(CommandError::from_other_process(code, format!("refuses this node: {}", refusal.text)))
         }
         Ok(Ok(_)) => Ok(permits),
         Ok(Err(error)) => {

@@ -1,64 +1,82 @@
-//! Transfers as a table, and the ids by which people name them.
+//! Shows transfers, as a table and in detail.
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::units::{show_bytes, show_rate};
-use culvert_protocol::control::TransferId;
-use culvert_protocol::counted::counted;
+use culvert_state::StateDirectory;
 
 use crate::exit::CommandError;
 use crate::progress;
+use crate::report::{self, print_json_line, say};
+use crate::transfer::lookup::records;
 
-/// The shortest beginning of an id that is shown and understood: its first ten characters are a
-/// time.
-const ID_CHARACTERS_MIN: usize = 4;
-/// Shown on terminals at least: enough to stay unique for a while.
+/// The shortest prefix that is shown on terminals: enough to stay unique for a while.
 const SHOWN_CHARACTERS_MIN: usize = 12;
-/// Paths and results are not both shown where fewer columns are left for them.
+/// If fewer columns than this are left for paths and results, results are omitted.
 const BOTH_COLUMNS_MIN: usize = 45;
-/// Of an error so much is shown where lines are not cut; 'transfer show' and JSON have all of it.
+/// How much of an error is shown where lines are not truncated; 'transfer show' and JSON contain all
+/// of it.
 const ERROR_CHARACTERS_MAX: usize = 80;
-/// Transfers that are named where a beginning stands for several.
-const NAMED_MAX: usize = 3;
-
-/// The id that `typed` stands for: itself, or the only one of `records` that begins so.
-///
-/// # Errors
-/// [`CommandError`]: none begins so, or several do.
-pub fn id_of(typed: &str, records: &[TransferRecord]) -> Result<String, CommandError> {
-    let id = typed.to_ascii_uppercase();
-    let begins = |record: &&TransferRecord| id.len() >= ID_CHARACTERS_MIN && record.transfer.starts_with(&id);
-    let found: Vec<&str> = records.iter().filter(begins).map(|record| record.transfer.as_str()).collect();
-    match found.as_slice() {
-        [one] => Ok((*one).to_owned()),
-        // It may have been forgotten, or be of a node whose records cannot be read here.
-        [] if id.parse::<TransferId>().is_ok() => Ok(id),
-        [] => Err(CommandError::new(
-            ExitCode::NotFound,
-            format!("there is no transfer {typed}; 'culvert transfer list' lists all"),
-        )),
-        several => {
-            let named = several.get(..NAMED_MAX).unwrap_or(several).join(", ");
-            Err(CommandError::usage(format!(
-                "{} begin with {typed} ({named}{}): write more of the id",
-                counted(several.len(), "transfer"),
-                if several.len() > NAMED_MAX { ", …" } else { "" }
-            )))
+/// Lists transfers, the newest first.
+pub async fn list(state: &StateDirectory, limit: usize, active: bool, json: bool) -> Result<ExitCode, CommandError> {
+    let mut records = records(state).await?;
+    records.retain(|record| !active || !record.state.is_final());
+    records.truncate(limit);
+    if json {
+        for record in &records {
+            print_json_line(record)?;
         }
+        return Ok(ExitCode::Done);
     }
+    if records.is_empty() {
+        say("no transfers")?;
+    } else {
+        let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+        say(&table(&records, columns.filter(|&columns| columns > 0)))?;
+    }
+    Ok(ExitCode::Done)
 }
 
-/// A time as people and programs read it, in UTC: hosts of one transfer are in different zones.
+/// Describes a transfer in several lines.
+#[must_use]
+pub fn describe(record: &TransferRecord, state: &StateDirectory) -> String {
+    let mut lines = vec![
+        format!("transfer     {}", record.transfer),
+        format!("what         {}", record.description),
+        format!("partner      {}", record.partner),
+        format!("state        {}", record.state.word()),
+        format!("started      {}", time(record.created_unix_ms)),
+        format!("ended        {}", record.ended_unix_ms.map_or_else(|| "not yet".to_owned(), time)),
+        format!("attempts     {}", record.attempts),
+    ];
+    if let Some(progress) = &record.progress {
+        lines.push(format!("progress     {}", progress::line(progress)));
+    }
+    if let Some(error) = &record.error {
+        // While the transfer runs, the error is that of an earlier attempt.
+        let what = if record.state.is_final() { "error" } else { "last attempt:" };
+        lines.push(format!("{what:12} {}", error.text));
+    }
+    if let Some(result) = &record.result {
+        let receipt = state.path(format!("receipts/{}.receipt", record.transfer));
+        lines.push(report::text(result, &receipt.display().to_string()));
+        lines.extend(result.errors.iter().map(|error| format!("  failed     {}: {}", error.path, error.text)));
+        lines.extend(result.warning().map(|warning| format!("  warning    {warning}")));
+    }
+    lines.join("\n")
+}
+
+/// A time in UTC, because the hosts of a transfer may be in different time zones.
 #[must_use]
 pub fn time(unix_ms: u64) -> String {
     let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "unknown".to_owned(), |time| time.to_string())
 }
 
-/// The table. On a terminal of so many columns ids are as short as they may be, and lines are cut.
+/// The transfers as a table. For a terminal with `columns`, ids are shortened and lines truncated.
 #[must_use]
 pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
-    let ids = columns.map_or(usize::MAX, |_| characters(records));
+    let ids = columns.map_or(usize::MAX, |_| prefix_length(records));
     let mut rows = vec![["ID", "STATE", "STARTED", "ENDED", "WHAT", "RESULT"].map(str::to_owned)];
     rows.extend(records.iter().map(|record| row(record, ids, columns.is_some())));
     let mut widths = [0usize; 6];
@@ -67,7 +85,7 @@ pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
-    // Of the paths so much that something is left for the result, where there is room for both.
+    // Paths get two thirds of the remaining columns, results the rest.
     if let Some(columns) = columns {
         let taken: usize = widths[..4].iter().map(|width| width + 2).sum();
         let left = columns.saturating_sub(taken);
@@ -84,7 +102,7 @@ pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// As [`time`], for terminals: without the year.
+/// Like [`time`], for terminals: without the year.
 fn short_time(unix_ms: u64) -> String {
     let time = time(unix_ms);
     time.get(5..19).map_or(time.clone(), |time| time.replace('T', " "))
@@ -115,8 +133,8 @@ fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6
     ]
 }
 
-/// This many characters distinguish all ids.
-fn characters(records: &[TransferRecord]) -> usize {
+/// The length of the shortest prefixes that distinguish all ids.
+fn prefix_length(records: &[TransferRecord]) -> usize {
     let mut ids: Vec<&str> = records.iter().map(|record| record.transfer.as_str()).collect();
     ids.sort_unstable();
     let common = |pair: &[&str]| match pair {
@@ -163,21 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn any_beginning_that_is_only_one_transfers_names_it() {
-        let all = ["01JD3V5K6A0000000000000000", "01JD3V5K6B0000000000000000"].map(record);
-        assert_eq!(id_of("01jd3v5k6b", &all).unwrap(), all[1].transfer);
-        assert_eq!(id_of(&all[0].transfer, &all).unwrap(), all[0].transfer);
-        let several = id_of("01JD3V", &all).unwrap_err();
-        assert!(several.exit_code == 2 && several.text.contains(&all[1].transfer), "{several}");
-        // Too short, though it would be the only one.
-        assert_eq!(id_of("01J", &all[..1]).unwrap_err().exit_code, 3);
-        assert_eq!(id_of("nonsense", &all).unwrap_err().exit_code, 3);
-        // What is not known here may be known to the node.
-        assert_eq!(id_of("01JD3V5K6C0000000000000000", &all).unwrap(), "01JD3V5K6C0000000000000000");
-    }
-
-    #[test]
-    fn lines_fit_the_terminal_and_are_whole_elsewhere() {
+    fn lines_fit_the_terminal_and_are_complete_elsewhere() {
         let all = ["01JD3V5K6A0000000000000000", "01JD3V5K6B0000000000000000"].map(record);
         let narrow = table(&all, Some(80));
         assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
@@ -185,7 +189,7 @@ mod tests {
         let whole = table(&all, None);
         assert!(whole.contains(&all[0].transfer) && whole.contains(&all[0].description), "{whole}");
         assert!(whole.contains("2026-09-21T"), "{whole}");
-        // But for errors, which may name every port and rule of a firewall.
+        // Except errors, which may name every port and rule of a firewall.
         let mut failed = record("01JD3V5K6C0000000000000000");
         let text = format!("UDP does not pass: {}", "open it ".repeat(90));
         failed.error = Some(Failure { code: "temporary".to_owned(), text, exit_code: 5 });

@@ -1,4 +1,4 @@
-//! What the API says to every client alike: that a transfer was taken, or what went wrong.
+//! Answers of the API to any client: an accepted submission, or an error.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -15,13 +15,13 @@ pub struct Submitted {
 /// An error of the API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {
-    /// A word for programs.
+    /// The kind of error, for programs.
     pub code: String,
-    /// A sentence for people.
+    /// The message, for people.
     pub text: String,
 }
 
-/// An answer that says what went wrong.
+/// An error as a response.
 pub fn error(status: StatusCode, code: &str, text: impl Into<String>) -> Response {
     (status, Json(ApiError { code: code.to_owned(), text: text.into() })).into_response()
 }

@@ -1,5 +1,5 @@
-//! Captures over the API: the answer is the file, sent while it comes, with what it came to as
-//! trailers behind it.
+//! Captures over the API: the response is the pcap file, streamed while packets are captured, with a
+//! summary as a trailer.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -17,16 +17,16 @@ use tokio::sync::mpsc;
 use crate::api::answers::error;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
 
-/// The number by which a capture is stopped, in the head of the answer.
+/// The response header with the capture's number, by which it is stopped.
 pub const ID_HEADER: &str = "culvert-capture";
-/// How many lanes it sees, there too.
+/// The response header with the number of captured lanes.
 pub const LANES_HEADER: &str = "culvert-lanes";
-/// What the capture came to, a [`Summary`] as JSON, behind the answer.
+/// The trailer with the capture's [`Summary`] as JSON.
 pub const SUMMARY_TRAILER: &str = "culvert-summary";
-/// Pieces of up to 2 MiB that wait for a client. While they do, the rings fill.
+/// Pieces of up to 2 MiB that are queued for a client. When the queue is full, the rings fill up.
 const PIECES_MAX: usize = 2;
 
-/// The captures that run.
+/// The running captures.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
     running: Arc<Mutex<HashMap<u64, Stop>>>,
@@ -34,7 +34,7 @@ pub struct Captures {
 }
 
 impl Captures {
-    /// Begins a capture and answers with it.
+    /// Starts a capture and responds with it.
     pub async fn answer(&self, supervisor: &Supervisor, options: &CaptureOptions) -> Response {
         let plane = match supervisor.get().await {
             Ok(plane) => plane,
@@ -58,7 +58,7 @@ impl Captures {
         let (pieces, file) = mpsc::channel(PIECES_MAX);
         let captures = self.clone();
         tokio::spawn(async move {
-            pass_on(capture, &pieces).await;
+            stream(capture, &pieces).await;
             captures.lock().remove(&id);
         });
         let response = Response::builder()
@@ -66,12 +66,12 @@ impl Captures {
             .header("trailer", SUMMARY_TRAILER)
             .header(ID_HEADER, id)
             .header(LANES_HEADER, lanes);
-        response.body(Body::new(File(file))).unwrap_or_else(|why| {
+        response.body(Body::new(PcapBody(file))).unwrap_or_else(|why| {
             error(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("the answer cannot be made: {why}"))
         })
     }
 
-    /// Ends a capture; false if there is none of this number.
+    /// Ends a capture; false if none has this number.
     pub fn stop(&self, id: u64) -> bool {
         let running = self.lock();
         running.get(&id).map(Stop::stop).is_some()
@@ -82,8 +82,8 @@ impl Captures {
     }
 }
 
-/// Passes a capture on until it ends or its reader goes away.
-async fn pass_on(mut capture: Capture, pieces: &mpsc::Sender<Frame<Bytes>>) {
+/// Sends a capture to its client until the capture ends or the client disconnects.
+async fn stream(mut capture: Capture, pieces: &mpsc::Sender<Frame<Bytes>>) {
     loop {
         let piece = tokio::select! {
             piece = capture.next() => piece,
@@ -98,7 +98,7 @@ async fn pass_on(mut capture: Capture, pieces: &mpsc::Sender<Frame<Bytes>>) {
     if let Some(summary) = as_header(&capture.summary()) {
         trailers.insert(SUMMARY_TRAILER, summary);
     }
-    // The client may have gone meanwhile.
+    // The client may have disconnected meanwhile.
     let _ = pieces.send(Frame::trailers(trailers)).await;
 }
 
@@ -106,10 +106,10 @@ fn as_header(summary: &Summary) -> Option<HeaderValue> {
     HeaderValue::from_str(&serde_json::to_string(summary).ok()?).ok()
 }
 
-/// The body of the answer.
-struct File(mpsc::Receiver<Frame<Bytes>>);
+/// The body of the response.
+struct PcapBody(mpsc::Receiver<Frame<Bytes>>);
 
-impl HttpBody for File {
+impl HttpBody for PcapBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

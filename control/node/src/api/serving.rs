@@ -1,9 +1,9 @@
-//! Serving HTTP to any client that can reach a socket: how many connections there may be, and how
-//! long each may take.
+//! Serves HTTP to any client that can reach a socket, with limits on the number of connections and
+//! on the time of each.
 //!
-//! A connection carries one request. Until it arrives, the connection waits in a pool, where newer
-//! connections of the same host take its place ([`crate::slots`]). Silent connections therefore
-//! lock nobody out, however many there are.
+//! A connection carries one request. Until the request arrives, newer connections of the same host
+//! may evict it from its slot ([`crate::slots`]), so silent connections lock nobody out, however
+//! many there are.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,47 +29,47 @@ use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::slots::{Limits, Slot, SlotPool};
 
-/// How long a request's head may take, from the connection on.
+/// How long a request's head may take to arrive, counted from the connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may take to be made, the request's body included.
+/// How long a response may take to be produced, including the arrival of the request's body.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take nothing of an answer.
+/// How long a client may read nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a request's head: what hyper takes for the least.
+/// Size of a request's head: about the minimum that hyper accepts.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// What is served at a socket, and to how many.
+/// A socket at which HTTP is served, and its limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Entrance {
     /// Its name in metrics.
     pub name: &'static str,
-    /// Connections.
+    /// Limits on connections.
     pub limits: Limits,
-    /// How long one may take in total; none if an answer may continue forever.
-    pub life: Option<Duration>,
+    /// How long a connection may take in total; none if a response may continue forever.
+    pub lifetime: Option<Duration>,
 }
 
-/// The metrics' port. All accounts of this host are one host to it.
+/// The metrics port. All accounts of this host count as one host.
 pub const METRICS: Entrance =
-    Entrance { name: "metrics", limits: Limits { all: 64, each: 16 }, life: Some(Duration::from_secs(30)) };
-/// The pSConfig template's port, open to anybody who can reach it.
+    Entrance { name: "metrics", limits: Limits { all: 64, each: 16 }, lifetime: Some(Duration::from_secs(30)) };
+/// The port of the pSConfig template, open to anybody who can reach it.
 pub const TEMPLATE: Entrance = Entrance { name: "psconfig", ..METRICS };
-/// The API's socket, which only the node's own user can open: a limit for mistakes.
-pub const API: Entrance = Entrance { name: "api", limits: Limits { all: 256, each: 256 }, life: None };
+/// The API's socket, which only the node's user can open; its limits are against mistakes.
+pub const API: Entrance = Entrance { name: "api", limits: Limits { all: 256, each: 256 }, lifetime: None };
 
-/// The kind of slot holders at an entrance.
-pub trait Caller {
-    /// The host; none if only this one can call.
+/// The address of a client.
+pub trait ClientAddress {
+    /// The host that holds the connection's slot; none if all clients are on this host.
     fn host(&self) -> Option<Host>;
 }
 
-impl Caller for SocketAddr {
+impl ClientAddress for SocketAddr {
     fn host(&self) -> Option<Host> {
         Some(self.ip().into())
     }
 }
 
-impl Caller for tokio::net::unix::SocketAddr {
+impl ClientAddress for tokio::net::unix::SocketAddr {
     fn host(&self) -> Option<Host> {
         None
     }
@@ -79,53 +79,53 @@ impl Caller for tokio::net::unix::SocketAddr {
 pub async fn serve<L>(mut listener: L, router: Router, entrance: Entrance, metrics: Arc<Metrics>)
 where
     L: Listener,
-    L::Addr: Caller,
+    L::Addr: ClientAddress,
 {
     let slots = SlotPool::new(entrance.limits);
     loop {
         let (mut io, address) = listener.accept().await;
         match slots.take(address.host()) {
-            Ok(place) => {
+            Ok(slot) => {
                 let (router, metrics) = (router.clone(), metrics.clone());
                 tokio::spawn(async move {
-                    if let Some(reason) = attend(io, router, entrance, place).await {
+                    if let Some(reason) = serve_connection(io, router, entrance, slot).await {
                         metrics.note_turned_away(entrance.name, reason);
                     }
                 });
             }
             Err(full) => {
                 metrics.note_turned_away(entrance.name, full.word());
-                // It fits the socket's buffer, which is empty.
+                // The response fits into the socket's empty buffer.
                 let _ = tokio::time::timeout(Duration::from_millis(10), io.write_all(BUSY)).await;
             }
         }
     }
 }
 
-/// The answer when all are busy.
+/// The response when all slots are busy.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: \
     application/json\r\nconnection: close\r\n\r\n{\"code\":\"temporary\",\"text\":\"this node is \
     answering as many requests as it can: try again later\"}";
 
-/// Attends to one connection; a word for why it was given up, if it was.
-async fn attend(
+/// Serves one connection. Returns the label of the reason if it was cut off.
+async fn serve_connection(
     io: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     entrance: Entrance,
-    mut place: Slot<Option<Host>>,
+    mut slot: Slot<Option<Host>>,
 ) -> Option<&'static str> {
-    let (service, worker) = (TowerToHyperService::new(router), place.worker());
+    let (service, handle) = (TowerToHyperService::new(router), slot.handle());
     let service = service_fn(move |request: axum::http::Request<Incoming>| {
-        let (service, worker) = (service.clone(), worker.clone());
+        let (service, handle) = (service.clone(), handle.clone());
         async move {
-            if !worker.settle() {
-                // The place is lost, and the connection is about to be.
+            if !handle.mark_busy() {
+                // The slot is lost, and the connection is about to be closed.
                 std::future::pending::<()>().await;
             }
             Ok::<_, Infallible>(match tokio::time::timeout(ANSWER_TIMEOUT, service.call(request)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
-                Err(_) => too_late(),
+                Err(_) => timed_out(),
             })
         }
     });
@@ -134,10 +134,10 @@ async fn attend(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(Unread::new(io)), service);
-    let life = async {
-        match entrance.life {
-            Some(life) => tokio::time::sleep(life).await,
+        .serve_connection(TokioIo::new(WriteTimeout::new(io)), service);
+    let lifetime = async {
+        match entrance.lifetime {
+            Some(lifetime) => tokio::time::sleep(lifetime).await,
             None => std::future::pending().await,
         }
     };
@@ -148,30 +148,30 @@ async fn attend(
             Err(error) if error.is_parse() => Some("broken"),
             _ => None,
         },
-        () = place.lost() => Some("crowded"),
-        () = life => Some("slow"),
+        () = slot.evicted() => Some("crowded"),
+        () = lifetime => Some("slow"),
     }
 }
 
-fn too_late() -> Response {
+fn timed_out() -> Response {
     let text = format!("the answer takes longer than {} s", ANSWER_TIMEOUT.as_secs());
     error(StatusCode::SERVICE_UNAVAILABLE, "temporary", text)
 }
 
-/// A connection that is given up when its client takes nothing of what is written.
-struct Unread<S> {
+/// A connection that fails when its client reads nothing for [`WRITE_TIMEOUT`].
+struct WriteTimeout<S> {
     io: S,
-    /// Runs while the client takes nothing.
-    patience: Option<Pin<Box<Sleep>>>,
+    /// Runs while a write is pending.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Unread<S> {
+impl<S> WriteTimeout<S> {
     const fn new(io: S) -> Self {
-        Self { io, patience: None }
+        Self { io, timer: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unread<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -181,25 +181,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unread<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Unread<S> {
-    fn poll_patiently<T>(
+impl<S: AsyncWrite + Unpin> WriteTimeout<S> {
+    fn poll_with_timer<T>(
         &mut self,
         context: &mut Context<'_>,
         poll: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<std::io::Result<T>>,
     ) -> Poll<std::io::Result<T>> {
         if let Poll::Ready(done) = poll(Pin::new(&mut self.io), context) {
-            self.patience = None;
+            self.timer = None;
             return Poll::Ready(done);
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-        ready!(patience.as_mut().poll(context));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+        ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.poll_patiently(context, |io, context| io.poll_write(context, bytes))
+        self.poll_with_timer(context, |io, context| io.poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -207,7 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
         context: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        self.poll_patiently(context, |io, context| io.poll_write_vectored(context, slices))
+        self.poll_with_timer(context, |io, context| io.poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -215,11 +215,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.poll_patiently(context, AsyncWrite::poll_flush)
+        self.poll_with_timer(context, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.poll_patiently(context, AsyncWrite::poll_shutdown)
+        self.poll_with_timer(context, AsyncWrite::poll_shutdown)
     }
 }
 
@@ -238,33 +238,33 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
     }
 
-    /// Row 14, the other way round. It takes as long as a client may take nothing.
+    /// Takes as long as [`WRITE_TIMEOUT`].
     #[test]
     fn an_answer_that_nobody_reads_is_given_up() {
         run(async {
             let slots = SlotPool::new(API.limits);
             let (mut client, server) = tokio::io::duplex(4 << 10);
-            let attending = tokio::spawn(attend(server, router(), API, slots.take(None).unwrap()));
+            let serving = tokio::spawn(serve_connection(server, router(), API, slots.take(None).unwrap()));
             client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-            let ended = tokio::time::timeout(3 * WRITE_TIMEOUT, attending).await;
-            assert!(ended.is_ok(), "an answer that nobody reads is written for ever");
+            let ended = tokio::time::timeout(3 * WRITE_TIMEOUT, serving).await;
+            assert!(ended.is_ok(), "a response that nobody reads is written forever");
             assert_eq!(slots.count(), 0);
         });
     }
 
     #[test]
-    fn who_asks_keeps_its_place_and_who_does_not_makes_room() {
+    fn a_client_with_a_request_keeps_its_slot_and_a_silent_one_is_evicted() {
         run(async {
             let slots = SlotPool::new(Limits { all: 2, each: 2 });
-            let attend_another = || {
+            let connect = || {
                 let (client, server) = tokio::io::duplex(4 << 10);
-                (client, tokio::spawn(attend(server, router(), METRICS, slots.take(None).unwrap())))
+                (client, tokio::spawn(serve_connection(server, router(), METRICS, slots.take(None).unwrap())))
             };
-            let (mut asking, _asked) = attend_another();
+            let (mut asking, _asked) = connect();
             asking.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
             asking.read_exact(&mut [0; 100]).await.unwrap();
-            let (_silent, crowded) = attend_another();
-            let (mut last, _served) = attend_another();
+            let (_silent, crowded) = connect();
+            let (mut last, _served) = connect();
             assert_eq!(crowded.await.unwrap(), Some("crowded"));
             last.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
             let (mut one, mut other) = (Vec::new(), Vec::new());

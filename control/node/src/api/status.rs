@@ -1,4 +1,5 @@
-//! The status of a node, as the API tells it.
+//! The status of a node in the API. The fields of these structs are the JSON contract, so they are
+//! flat and as many as it has.
 
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::kernel_bypass::ProgramCounters;
@@ -11,17 +12,17 @@ use serde::{Deserialize, Serialize};
 pub struct LaneStatus {
     /// Its number.
     pub lane: usize,
-    /// Its core, if it is pinned.
+    /// The core it is pinned to, if it is.
     pub core: Option<usize>,
     /// Its UDP port.
     pub port: u16,
-    /// Whether its socket segments.
+    /// Whether its socket segments datagrams (GSO).
     pub gso: bool,
-    /// Whether its socket joins.
+    /// Whether its socket coalesces datagrams (GRO).
     pub gro: bool,
-    /// Bytes of its socket's receive buffer.
+    /// Size of its socket's receive buffer.
     pub receive_buffer_bytes: usize,
-    /// Nanoseconds busy, and idle, since it began.
+    /// Nanoseconds busy, and idle, since it started.
     pub busy_ns: u64,
     /// See `busy_ns`.
     pub idle_ns: u64,
@@ -33,20 +34,20 @@ pub struct LaneStatus {
     pub segments_resent: u64,
     /// Datagrams dropped because a socket buffer was full.
     pub socket_drops: u64,
-    /// Buffers in use, of how many.
+    /// Chunk buffers in use.
     pub buffers_in_use: u64,
-    /// See `buffers_in_use`.
+    /// Chunk buffers in total.
     pub buffers: usize,
-    /// Datagrams that arrived through the rings of AF_XDP, and through the kernel instead of them.
+    /// Datagrams received through the rings of AF_XDP.
     #[serde(default)]
     pub ring_received: u64,
-    /// See `ring_received`.
+    /// Datagrams received through the kernel instead.
     #[serde(default)]
     pub kernel_received: u64,
-    /// Datagrams that left through the rings of AF_XDP, and through the kernel instead of them.
+    /// Datagrams sent through the rings of AF_XDP.
     #[serde(default)]
     pub ring_sent: u64,
-    /// See `ring_sent`.
+    /// Datagrams sent through the kernel instead.
     #[serde(default)]
     pub kernel_sent: u64,
     /// The packet memory of AF_XDP, when the lane last had no flow.
@@ -85,23 +86,23 @@ impl LaneStatus {
 /// AF_XDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameStatus {
-    /// For packets that arrive: free.
+    /// Receive frames that are free.
     pub receive_free: u64,
-    /// In the lane's hands; 0, or frames are lost.
+    /// Receive frames held by the lane; frames are lost unless this is 0.
     pub receive_held: u64,
-    /// Lent to the kernel.
+    /// Receive frames lent to the kernel.
     pub receive_lent: u64,
-    /// Those of the lent that lie in a ring; the rest is in the NIC's hands.
+    /// Lent receive frames that are in a ring; the others are with the NIC.
     pub receive_in_rings: u64,
-    /// For packets that leave: free.
+    /// Transmit frames that are free.
     pub transmit_free: u64,
-    /// In the lane's hands; 0, or frames are lost.
+    /// Transmit frames held by the lane; frames are lost unless this is 0.
     pub transmit_held: u64,
-    /// Lent to the kernel; 0 once all have left.
+    /// Transmit frames lent to the kernel; 0 when all packets have left.
     pub transmit_lent: u64,
-    /// Descriptors from the kernel that made no sense; 0, or the NIC's driver is broken.
+    /// Invalid descriptors from the kernel; the NIC's driver is broken unless this is 0.
     pub malformed: u64,
-    /// Calls that woke the kernel.
+    /// System calls that woke the kernel.
     pub wakeups: u64,
 }
 
@@ -124,24 +125,24 @@ impl FrameStatus {
 /// The data plane in the status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DataPlaneStatus {
-    /// Its process.
+    /// Its process id.
     pub process_id: u32,
-    /// How packets move.
+    /// The datapath: `udp` or `af_xdp`.
     pub datapath: String,
     /// The mode of AF_XDP.
     #[serde(default)]
     pub af_xdp_mode: Option<String>,
-    /// What a better datapath lacks, in words.
+    /// Why a better datapath or mode is not used, in sentences.
     #[serde(default)]
     pub refusals: Vec<String>,
-    /// Whether chunk buffers lie on hugepages.
+    /// Whether chunk buffers are on hugepages.
     pub hugepages: bool,
-    /// What of the sandbox could not be had.
+    /// Parts of the sandbox that the kernel lacks.
     pub sandbox_gaps: Vec<String>,
-    /// What the steering program has counted.
+    /// The steering program's counters.
     #[serde(default)]
     pub steering: Option<ProgramCounters>,
-    /// How often flows were asked to move to their lanes' queues.
+    /// Requests to move a flow to its lane's queue.
     #[serde(default)]
     pub flow_moves: u64,
     /// Its lanes.
@@ -149,7 +150,7 @@ pub struct DataPlaneStatus {
 }
 
 impl DataPlaneStatus {
-    /// The status of a data plane that runs.
+    /// The status of a running data plane.
     pub async fn of(plane: &DataPlane, supervisor: &Supervisor) -> Self {
         Self {
             steering: plane.census().await,
@@ -168,20 +169,20 @@ impl DataPlaneStatus {
 /// The status of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// What it calls itself.
+    /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
     /// Its key's fingerprint.
     pub fingerprint: String,
-    /// Its TCP port.
+    /// The TCP port on which it listens for partners.
     pub port: Option<u16>,
-    /// Its data plane, if it runs.
+    /// Its data plane, if that is running.
     pub dataplane: Option<DataPlaneStatus>,
-    /// How often that had to be started again.
+    /// How often the data plane had to be restarted.
     pub dataplane_restarts: u64,
     /// Transfers that have not ended.
     pub transfers: Vec<TransferRecord>,
-    /// Keys that wait for approval.
+    /// Keys that are waiting for approval.
     pub pending_keys: usize,
 }

@@ -1,8 +1,8 @@
-//! The headers of packets that went through the kernel, made up from what is known of them.
+//! Synthesizes headers for packets that went through the kernel.
 //!
-//! The lane knows the partner's address and both ports; the local address is the one by which this
-//! host's routes reach the partner. Of the Ethernet header nothing is known: this host's address
-//! there is `02:00:00:00` and the lane's number, the partner's is zero.
+//! The lane knows the partner's address and both ports. The local address is the one from which this
+//! host's routes reach the partner. The Ethernet addresses are unknown: this host's is shown as
+//! `02:00:00:00` followed by the lane's number, the partner's as zero.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,27 +10,27 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_link::capture::{Direction, Layer, Packet};
 
-/// Partners whose local addresses are cached. Beyond them, addresses are looked up each time.
+/// Partners for which the local address is cached; when there are more, the cache starts over.
 const PARTNERS_MAX: usize = 1_024;
 const UDP: u8 = 17;
 const HOPS: u8 = 64;
 
-/// Makes headers up.
+/// Synthesizes headers.
 #[derive(Debug)]
 pub(super) struct Headers {
-    /// The address that the lanes are bound to, where it is one.
+    /// The address that the lanes are bound to, if it is a specific one.
     bound: Option<IpAddr>,
     local: HashMap<IpAddr, IpAddr>,
 }
 
 impl Headers {
-    /// Headers of lanes that are bound to `bind`.
+    /// For lanes bound to `bind`.
     pub fn new(bind: IpAddr) -> Self {
         Self { bound: (!bind.is_unspecified()).then_some(bind.to_canonical()), local: HashMap::new() }
     }
 
-    /// Appends what goes before the packet's bytes to `out`: nothing where they begin at the
-    /// Ethernet header. Returns how many bytes that were.
+    /// Appends the packet's headers to `out`: none if its bytes start with an Ethernet header.
+    /// Returns the number of bytes appended.
     pub fn write(&mut self, lane: u16, packet: &Packet<'_>, out: &mut Vec<u8>) -> usize {
         let Layer::Datagram { local_port, partner } = packet.layer else { return 0 };
         let local = SocketAddr::new(self.local_address(partner), local_port);
@@ -54,7 +54,7 @@ impl Headers {
         if self.local.len() >= PARTNERS_MAX {
             self.local.clear();
         }
-        // A partner that is not reached any more: the family is right at least.
+        // Without a route to the partner, the unspecified address of the right family.
         let none: IpAddr = if partner.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let local = local_address_towards(partner).unwrap_or(none);
         self.local.insert(partner.ip(), local);
@@ -62,7 +62,7 @@ impl Headers {
     }
 }
 
-/// The address by which this host reaches `partner`, as its routes say.
+/// The local address from which this host's routes reach `partner`.
 fn local_address_towards(partner: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if partner.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let socket = std::net::UdpSocket::bind((any, 0))?;
@@ -71,8 +71,8 @@ fn local_address_towards(partner: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Ethernet, IP and UDP of a datagram of `bytes`. Without sums where none are needed: they are the
-/// NIC's business.
+/// Writes the Ethernet, IP and UDP headers of a datagram of `bytes`, without the checksums that a NIC
+/// would fill in, except where one is mandatory.
 fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6], SocketAddr), bytes: usize) {
     let ((source_mac, source), (destination_mac, destination)) = (source, destination);
     let udp_bytes = (8 + bytes).min(usize::from(u16::MAX)) as u16;
@@ -84,7 +84,7 @@ fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6]
             let begin = out.len();
             out.extend([0x45, 0]);
             out.extend(udp_bytes.saturating_add(20).to_be_bytes());
-            // No number, not to be cut.
+            // Identification 0, don't fragment.
             out.extend([0, 0, 0x40, 0, HOPS, UDP, 0, 0]);
             out.extend(source.octets());
             out.extend(destination.octets());
@@ -103,8 +103,8 @@ fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6]
                     IpAddr::V6(address) => address.octets(),
                 });
             }
-            // UDP over IPv6 must have a sum. This is of the pseudo-header, what other tools see of
-            // packets whose sum the NIC fills in.
+            // UDP over IPv6 must have a checksum. This is the one of the pseudo-header, which other
+            // tools see too on packets whose checksum the NIC completes.
             let mut pseudo = out[begin..].to_vec();
             pseudo.extend(udp_bytes.to_be_bytes());
             pseudo.extend([0, UDP]);
@@ -116,7 +116,7 @@ fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6]
     }
 }
 
-/// The sum of RFC 1071, not complemented.
+/// The checksum of RFC 1071 before complementing.
 fn sum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     while sum > 0xffff {
@@ -139,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_up_is_what_the_lanes_would_read(
+        fn synthesized_headers_are_what_the_lanes_would_parse(
             v6: bool, from: [u8; 16], to: [u8; 16], ports: (u16, u16), payload in proptest::collection::vec(any::<u8>(), 0..300))
         {
             let address = |ip: [u8; 16], port| {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_needs_nothing_before_it() {
+    fn a_frame_gets_no_headers() {
         let mut headers = Headers::new("::".parse().unwrap());
         let packet = Packet { layer: Layer::Frame, ..packet(Direction::Sent, "127.0.0.1:99", b"abc") };
         assert_eq!(headers.write(0, &packet, &mut Vec::new()), 0);

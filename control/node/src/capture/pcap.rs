@@ -1,40 +1,40 @@
-//! The pcap format: a header of 24 bytes, then each packet behind 16 of its own
-//! (draft-ietf-opsawg-pcap). With nanoseconds.
+//! The pcap format with nanoseconds (draft-ietf-opsawg-pcap): a header of 24 bytes, then the
+//! packets, each with a header of 16 bytes.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use culvert_link::clock::monotonic_ns;
 
-/// Says the byte order, and nanoseconds.
+/// Marks the byte order, and times in nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
 const VERSION: [u16; 2] = [2, 4];
-/// Packets begin with an Ethernet header.
+/// Packets start with an Ethernet header.
 const LINKTYPE_ETHERNET: u32 = 1;
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// Packets that are gathered, put in order and written.
+/// Collects packets, sorts them and writes them.
 #[derive(Debug)]
 pub(super) struct Packets {
     snap_bytes: usize,
-    /// The gathered packets' bytes.
+    /// The collected packets' bytes.
     bytes: Vec<u8>,
     begin: usize,
-    gathered: Vec<Gathered>,
+    collected: Vec<CollectedPacket>,
     written: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Gathered {
+struct CollectedPacket {
     time_ns: u64,
     whole_bytes: usize,
     captured: Range<usize>,
 }
 
 impl Packets {
-    /// Packets of at most `snap_bytes`.
+    /// Keeps at most `snap_bytes` of each packet.
     pub fn new(snap_bytes: usize) -> Self {
-        Self { snap_bytes, bytes: Vec::new(), begin: 0, gathered: Vec::new(), written: 0 }
+        Self { snap_bytes, bytes: Vec::new(), begin: 0, collected: Vec::new(), written: 0 }
     }
 
     /// How many packets were written.
@@ -42,7 +42,7 @@ impl Packets {
         self.written
     }
 
-    /// What a file begins with.
+    /// The header of the file.
     pub fn file_header(&self) -> Vec<u8> {
         let mut header = Vec::with_capacity(24);
         header.extend(MAGIC.to_le_bytes());
@@ -54,29 +54,28 @@ impl Packets {
         header
     }
 
-    /// Where the next packet's bytes go, behind what is there.
+    /// Starts a packet; its bytes are to be appended to the result.
     pub fn begin(&mut self) -> &mut Vec<u8> {
         self.begin = self.bytes.len();
         &mut self.bytes
     }
 
-    /// Ends the packet that was begun. `time_ns` is of the monotonic clock.
+    /// Completes the packet that was started. `time_ns` is on the monotonic clock.
     pub fn end(&mut self, time_ns: u64, whole_bytes: usize) {
         self.bytes.truncate(self.begin + self.snap_bytes);
         let captured = self.begin..self.bytes.len();
-        self.gathered.push(Gathered { time_ns, whole_bytes, captured });
+        self.collected.push(CollectedPacket { time_ns, whole_bytes, captured });
     }
 
-    /// Writes the gathered packets in the order of their times, as long as the file has no more
-    /// than `packets_max`.
+    /// Writes the collected packets in the order of their times, up to `packets_max` in the file.
     pub fn take(&mut self, packets_max: u64) -> Vec<u8> {
-        // Packets of the same time are of one batch, and stay in its order.
-        self.gathered.sort_by_key(|packet| packet.time_ns);
+        // The sort is stable: packets with the same time are from one batch, and keep its order.
+        self.collected.sort_by_key(|packet| packet.time_ns);
         let boot_ns = boot_time_ns();
-        let mut out = Vec::with_capacity(self.bytes.len() + 16 * self.gathered.len());
+        let mut out = Vec::with_capacity(self.bytes.len() + 16 * self.collected.len());
         let left = packets_max.saturating_sub(self.written);
-        for packet in self.gathered.drain(..).take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            // The lanes write the times.
+        for packet in self.collected.drain(..).take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            // The lanes write the times, which may be anything.
             let time_ns = boot_ns.saturating_add(packet.time_ns);
             let (seconds, nanoseconds) = ((time_ns / NS_PER_S) as u32, (time_ns % NS_PER_S) as u32);
             let captured_bytes = packet.captured.len() as u32;
@@ -91,7 +90,7 @@ impl Packets {
     }
 }
 
-/// What the clock on the wall said when the monotonic one began. Asked for each time, so that it
+/// The wall-clock time at which the monotonic clock was zero. Computed anew each time, so that it
 /// follows when the clock is set.
 fn boot_time_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -104,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader by the book: the packets of a file, with seconds, nanoseconds and lengths.
+    /// Reads a file by the specification: its packets, with seconds, nanoseconds and lengths.
     fn read(file: &[u8]) -> Vec<([u32; 4], &[u8])> {
         let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
         assert_eq!((word(0), word(4), word(20)), (0xa1b2_3c4d, 0x0004_0002, 1));
@@ -153,7 +152,7 @@ mod tests {
         }
     }
 
-    /// Times are the lanes' word, and a sum of one with the clock's went beyond what there is.
+    /// Lanes write the times, and adding the clock's overflowed.
     #[test]
     fn times_of_any_size_are_written() {
         let mut packets = Packets::new(10);
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_of_the_clock_on_the_wall() {
+    fn times_are_on_the_wall_clock() {
         let mut packets = Packets::new(10);
         packets.begin().push(1);
         let (before, time_ns) = (SystemTime::now(), monotonic_ns());

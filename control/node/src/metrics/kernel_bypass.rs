@@ -1,5 +1,5 @@
-//! What AF_XDP counts: packets by what the steering program did with them, datagrams by the way
-//! that they took, and where frames are.
+//! Metrics of AF_XDP: packets by the steering program's verdict, datagrams by their way through
+//! rings or kernel, and frames by place.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -26,11 +26,11 @@ const FRAMES: [(LaneCounter, &str, &str); 6] = [
     (LaneCounter::TransmitFramesLent, "transmit", "lent"),
 ];
 
-/// A series that follows a counter of the data plane, which restarts with each of its processes.
+/// The data plane's counters at the last scrape. Each of its processes counts from zero.
 #[derive(Debug, Default)]
-struct Seen {
+struct Collected {
     process: u32,
-    /// By queue or lane, and what is counted there.
+    /// By queue or lane, and the counter's names.
     values: HashMap<(usize, &'static str, &'static str), u64>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct KernelBypassMetrics {
     wakeups: IntCounterVec,
     moves: IntCounter,
     mode: IntGaugeVec,
-    seen: Mutex<Seen>,
+    collected: Mutex<Collected>,
 }
 
 impl KernelBypassMetrics {
@@ -95,49 +95,49 @@ impl KernelBypassMetrics {
                 registry,
                 gauge("culvert_xdp_mode", "The mode of AF_XDP: 1 for the one in use, all 0 for UDP.", &["mode"])
             ),
-            seen: Mutex::default(),
+            collected: Mutex::default(),
         };
         metrics.set_mode(None);
         metrics
     }
 
-    fn set_mode(&self, mode: Option<&str>) {
-        for known in [Mode::ZeroCopy, Mode::Copy, Mode::Skb] {
-            self.mode.with_label_values(&[known.name()]).set(i64::from(mode == Some(known.name())));
-        }
-    }
-
-    /// Adds what was counted since the last time.
-    pub(super) async fn take_over(&self, plane: &DataPlane) {
+    /// Adds what was counted since the last call.
+    pub(super) async fn collect(&self, plane: &DataPlane) {
         self.set_mode(plane.af_xdp_mode());
         let Some(census) = plane.census().await else { return };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.process != plane.process_id() {
-            *seen = Seen { process: plane.process_id(), values: HashMap::new() };
+        let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        if collected.process != plane.process_id() {
+            *collected = Collected { process: plane.process_id(), values: HashMap::new() };
         }
-        let mut since = |place: usize, what: &'static str, which: &'static str, now: u64| {
-            let before = seen.values.insert((place, what, which), now).unwrap_or(0);
+        let mut gained = |place: usize, what: &'static str, which: &'static str, now: u64| {
+            let before = collected.values.insert((place, what, which), now).unwrap_or(0);
             now.saturating_sub(before)
         };
-        self.moves.inc_by(since(0, "plane", "moves", plane.moves()));
+        self.moves.inc_by(gained(0, "plane", "moves", plane.moves()));
         for (number, verdicts) in census.queues.iter().enumerate() {
             for (result, packets) in verdicts.named() {
                 let queue = number.to_string();
-                self.frames.with_label_values(&[&queue, result]).inc_by(since(number, "verdict", result, packets));
+                self.frames.with_label_values(&[&queue, result]).inc_by(gained(number, "verdict", result, packets));
             }
         }
         for lane in 0..plane.lanes().len() {
             let (name, counters) = (lane.to_string(), plane.counters(lane));
             for (counter, way, direction) in WAYS {
-                let datagrams = since(lane, direction, way, counters.get(counter));
+                let datagrams = gained(lane, direction, way, counters.get(counter));
                 self.datagrams.with_label_values(&[&name, direction, way]).inc_by(datagrams);
             }
             for (counter, purpose, place) in FRAMES {
                 self.places.with_label_values(&[&name, purpose, place]).set(counters.get(counter) as i64);
             }
-            self.malformed.inc_by(since(lane, "lane", "malformed", counters.get(LaneCounter::RingMalformed)));
-            let wakeups = since(lane, "lane", "wakeups", counters.get(LaneCounter::RingWakeups));
+            self.malformed.inc_by(gained(lane, "lane", "malformed", counters.get(LaneCounter::RingMalformed)));
+            let wakeups = gained(lane, "lane", "wakeups", counters.get(LaneCounter::RingWakeups));
             self.wakeups.with_label_values(&[&name]).inc_by(wakeups);
+        }
+    }
+
+    fn set_mode(&self, mode: Option<&str>) {
+        for known in [Mode::ZeroCopy, Mode::Copy, Mode::Skb] {
+            self.mode.with_label_values(&[known.name()]).set(i64::from(mode == Some(known.name())));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a profile cannot be used or made.
+//! Errors of profiles and pending keys.
 
 use std::path::PathBuf;
 
@@ -6,24 +6,24 @@ use culvert_model::profile::Profile;
 use culvert_protocol::control::RefusalCode;
 use culvert_state::StateError;
 
-/// A profile that cannot be used or made.
+/// Why a profile cannot be used, added or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// The files.
+    /// Its file cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The name.
+    /// The name is invalid.
     #[error(
         "'{0}' is not a valid profile name: use at most 64 letters, digits, '-', '_' and '.', \
          starting with a letter or digit"
     )]
     BadName(String),
-    /// No such profile.
+    /// There is no such profile.
     #[error("there is no profile '{name}': 'culvert profile list' lists all, 'culvert profile add' creates one{hint}")]
     NotFound {
         /// The name that was asked for.
         name: String,
-        /// Where else there are profiles.
+        /// Where the system's node has its profiles, if that is elsewhere.
         hint: String,
     },
     /// It exists already.
@@ -35,22 +35,22 @@ pub enum ProfileError {
     /// A permitted directory that is not absolute.
     #[error("'{0}' cannot be permitted: write an absolute path")]
     RelativeRoot(PathBuf),
-    /// No pending key with that fingerprint.
+    /// No pending key has that fingerprint.
     #[error("no pending key has a fingerprint that starts with '{0}'; 'culvert profile pending' lists all")]
     NotPending(String),
-    /// Several of them.
+    /// Several pending keys match.
     #[error("more than one pending key has a fingerprint that starts with '{beginning}': {}; give \
         more of it", found.join(", "))]
     Ambiguous {
-        /// What was given.
+        /// The given prefix.
         beginning: String,
-        /// Fingerprints that begin so.
+        /// Fingerprints that start with it.
         found: Vec<String>,
     },
-    /// A directory that is not permitted cannot be forbidden.
+    /// The directory to forbid is not permitted.
     #[error("'{path}' is not permitted to '{name}' and cannot be forbidden; {}", permitted(.profile))]
     NotPermitted {
-        /// What was to be forbidden.
+        /// The directory.
         path: PathBuf,
         /// The profile's name.
         name: String,
@@ -59,13 +59,8 @@ pub enum ProfileError {
     },
 }
 
-fn permitted(profile: &Profile) -> String {
-    let paths: Vec<String> = profile.permit.iter().map(|root| root.path.display().to_string()).collect();
-    if paths.is_empty() { "nothing is permitted".to_owned() } else { format!("permitted: {}", paths.join(", ")) }
-}
-
 impl ProfileError {
-    /// The kind that a transfer ends with because of it.
+    /// The code with which a transfer ends because of it.
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
@@ -76,4 +71,9 @@ impl ProfileError {
             }
         }
     }
+}
+
+fn permitted(profile: &Profile) -> String {
+    let paths: Vec<String> = profile.permit.iter().map(|root| root.path.display().to_string()).collect();
+    if paths.is_empty() { "nothing is permitted".to_owned() } else { format!("permitted: {}", paths.join(", ")) }
 }

@@ -1,4 +1,4 @@
-//! Keys that asked and have no profile yet.
+//! Keys that connected, have no profile, and wait for approval.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,59 +11,21 @@ use crate::host::Host;
 use crate::profiles::error::ProfileError;
 use crate::profiles::{Profiles, VERSION};
 
-/// The table of keys that asked.
+/// The file of the table.
 pub(super) const PENDING: &str = "pending.json";
-/// Strangers' keys that are kept for approval. More would let anybody fill the disk.
+/// Size of the table, which strangers can fill.
 pub(super) const PENDING_MAX: usize = 256;
-/// Keys of one host among them: a host has one key, an institute behind one address a few.
+/// Keys of one host: a host has one key, an institute behind one address a few.
 pub(super) const PENDING_OF_HOST_MAX: usize = 8;
 /// A pending key that has been silent this long is evicted for a new one: its owner has given up,
 /// or will come back.
 pub(super) const PENDING_SILENT_S: u64 = 7 * 24 * 60 * 60;
 
-/// So many fingerprints are shown of those that begin alike.
+/// How many fingerprints an ambiguous prefix lists.
 const AMBIGUOUS_SHOWN_MAX: usize = 5;
 
-/// What counts as one host among the pending keys: its address, or its name if this node's user
-/// connected to it.
-fn host_of(address: &str) -> Result<Host, &str> {
-    let with_port = || address.parse::<std::net::SocketAddr>().map(|address| address.ip());
-    let host = address.parse::<IpAddr>().or_else(|_| with_port()).map(Host::from);
-    host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
-}
-
-/// Earlier programs noted the port of the connection too: an IPv4 address in IPv6's form is only
-/// ever one that came in.
-fn with_plain_addresses(mut pending: Vec<PendingKey>) -> Vec<PendingKey> {
-    for known in &mut pending {
-        if let Ok(SocketAddr::V6(address)) = known.address.parse()
-            && let Some(host) = address.ip().to_ipv4_mapped()
-        {
-            known.address = host.to_string();
-        }
-    }
-    pending
-}
-
-const fn is_silent(known: &PendingKey, now_unix: u64) -> bool {
-    now_unix.saturating_sub(known.last_seen_unix) > PENDING_SILENT_S
-}
-
-/// Forgets the key that is missed least.
-fn make_room(pending: &mut Vec<PendingKey>, now_unix: u64) {
-    let mut of_host: HashMap<Result<Host, &str>, usize> = HashMap::new();
-    for known in pending.iter() {
-        *of_host.entry(host_of(&known.address)).or_default() += 1;
-    }
-    let least = |(_, known): &(usize, &PendingKey)| {
-        (is_silent(known, now_unix), of_host.get(&host_of(&known.address)).copied(), known.first_seen_unix)
-    };
-    let found = pending.iter().enumerate().max_by_key(least).map(|(at, _)| at);
-    found.map(|at| pending.remove(at));
-}
-
 impl Profiles {
-    /// Keys that asked.
+    /// The pending keys.
     ///
     /// # Errors
     /// [`ProfileError`].
@@ -71,7 +33,7 @@ impl Profiles {
         Ok(with_plain_addresses(self.state.read_json(PENDING, VERSION)?.unwrap_or_default()))
     }
 
-    /// Like [`Profiles::pending`], for a table that will be written again.
+    /// Like [`Profiles::pending`], for changing the table: a damaged file is set aside.
     fn pending_to_change(&self) -> Result<Vec<PendingKey>, ProfileError> {
         Ok(with_plain_addresses(self.state.read_json_or_set_aside(PENDING, VERSION)?.unwrap_or_default()))
     }
@@ -84,10 +46,12 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError`].
     pub fn note_pending(&self, key: PublicKey, name: &str, address: &str, now_unix: u64) -> Result<bool, ProfileError> {
+        //= W-34
+        //# it records the key as pending (in a table of fixed size, with a share per host)
         let mut pending = self.pending_to_change()?;
         if let Some(known) = pending.iter_mut().find(|known| known.key == key) {
-            // Once a minute is enough to know that it still asks.
-            // Where its node listens is worth more than where it comes from.
+            // The address at which its node listens replaces the one it connected from, not vice
+            // versa. Apart from that, writing once a minute suffices.
             let is_better = known.is_guest() || address.parse::<IpAddr>().is_err();
             if now_unix.saturating_sub(known.last_seen_unix) < 60 && (!is_better || known.address == address) {
                 return Ok(true);
@@ -112,7 +76,7 @@ impl Profiles {
         self.write_pending(&pending).map(|()| true)
     }
 
-    /// The pending key whose fingerprint begins with `fingerprint` (with or without `SHA256:`).
+    /// The pending key whose fingerprint starts with `fingerprint` (with or without `SHA256:`).
     ///
     /// # Errors
     /// [`ProfileError::NotPending`], [`ProfileError::Ambiguous`].
@@ -142,4 +106,41 @@ impl Profiles {
             .map_err(|error| StateError::Damaged { path: self.state.path(PENDING), reason: error.to_string() })?;
         Ok(self.state.write(PENDING, &text)?)
     }
+}
+
+/// The host of a pending key: its address, or its name if this node's user connected to it by name.
+fn host_of(address: &str) -> Result<Host, &str> {
+    let with_port = || address.parse::<std::net::SocketAddr>().map(|address| address.ip());
+    let host = address.parse::<IpAddr>().or_else(|_| with_port()).map(Host::from);
+    host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
+}
+
+/// Removes the ports that earlier versions recorded for incoming connections, recognizable by their
+/// IPv4-mapped addresses.
+fn with_plain_addresses(mut pending: Vec<PendingKey>) -> Vec<PendingKey> {
+    for known in &mut pending {
+        if let Ok(SocketAddr::V6(address)) = known.address.parse()
+            && let Some(host) = address.ip().to_ipv4_mapped()
+        {
+            known.address = host.to_string();
+        }
+    }
+    pending
+}
+
+const fn is_silent(known: &PendingKey, now_unix: u64) -> bool {
+    now_unix.saturating_sub(known.last_seen_unix) > PENDING_SILENT_S
+}
+
+/// Removes one key: a silent one if there is any, otherwise the youngest of the host with the most.
+fn make_room(pending: &mut Vec<PendingKey>, now_unix: u64) {
+    let mut of_host: HashMap<Result<Host, &str>, usize> = HashMap::new();
+    for known in pending.iter() {
+        *of_host.entry(host_of(&known.address)).or_default() += 1;
+    }
+    let least = |(_, known): &(usize, &PendingKey)| {
+        (is_silent(known, now_unix), of_host.get(&host_of(&known.address)).copied(), known.first_seen_unix)
+    };
+    let found = pending.iter().enumerate().max_by_key(least).map(|(at, _)| at);
+    found.map(|at| pending.remove(at));
 }

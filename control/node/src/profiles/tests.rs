@@ -67,7 +67,7 @@ fn what_a_newer_program_wrote_is_left_as_it_is_and_what_is_damaged_is_set_aside(
     state.write(PENDING, newer.as_bytes()).unwrap();
     assert!(profiles.note_pending(key, "n", "a", 1).is_err() && profiles.pending().is_err());
     assert_eq!(state.read(PENDING).unwrap().unwrap(), newer.as_bytes());
-    // Half a table was taken for none, and written over.
+    // A truncated table counted as empty, and was overwritten.
     state.write(PENDING, b"[{").unwrap();
     assert!(profiles.note_pending(key, "n", "a", 1).unwrap());
     assert_eq!(profiles.pending().unwrap().len(), 1);
@@ -84,8 +84,7 @@ fn address(host: u32) -> String {
     format!("{}:4000", std::net::Ipv4Addr::from_bits(0x0a00_0000 + host))
 }
 
-/// What is known of a key is where it comes from, until this node's user finds where its node
-/// listens.
+/// A key is known by the address it connected from, until this node's user connects to its node.
 #[test]
 fn where_a_node_listens_is_kept_and_where_it_comes_from_has_no_port() {
     let (_directory, profiles) = profiles();
@@ -97,7 +96,7 @@ fn where_a_node_listens_is_kept_and_where_it_comes_from_has_no_port() {
     assert_eq!(profiles.pending().unwrap()[0].node_address(), "10.78.0.1:7272");
     assert!(profiles.note_pending(key, "n", "2001:db8::1", 100).unwrap());
     assert_eq!(profiles.pending().unwrap()[0].node_address(), "[2001:db8::1]:7272");
-    // At once, too.
+    // Within the same minute.
     assert!(profiles.note_pending(key, "n", "dtn.example.org:99", 101).unwrap());
     assert!(profiles.note_pending(key, "n", "2001:db8::1", 900).unwrap());
     assert_eq!(address(), "dtn.example.org:99");
@@ -118,14 +117,17 @@ fn strangers_cannot_fill_the_disk() {
     assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX - 1);
 }
 
-/// Row 16: a new key a second took the place of one that a person waited to have approved.
+/// A new key every second evicted one that was waiting for approval.
 #[test]
 fn a_key_that_waits_for_approval_is_not_pushed_out_by_those_that_come_after_it() {
     let (_directory, profiles) = profiles();
+    //= W-34
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table of
+    //# fixed size, with a share per host) and refuses with `unknown_key`.
     let (waiting, host) = (numbered(1_000_000), address(1_000_000));
     let is_there = |key| profiles.pending().unwrap().iter().any(|known| known.key == key);
     assert!(profiles.note_pending(waiting, "waiting", &host, 100).unwrap());
-    // One host, behind whose address the honest one is too.
+    // A host that shares its address with the honest one.
     let of_host = (0..50).filter(|&key| profiles.note_pending(numbered(key), "n", &host, 200).unwrap()).count();
     assert_eq!(of_host, PENDING_OF_HOST_MAX - 1);
     // Many hosts, with as many keys as each may have.
@@ -136,12 +138,12 @@ fn a_key_that_waits_for_approval_is_not_pushed_out_by_those_that_come_after_it()
     assert!(profiles.note_pending(newcomer, "new", &address(2_000_000), 900).unwrap());
     assert!(is_there(waiting) && is_there(newcomer));
     assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX);
-    // Hosts with one key each: the first ones stay, and a new one is recorded.
+    // Hosts with one key each: the first keys stay, and new ones are recorded.
     for key in 10_000..10_000 + 2 * PENDING_MAX as u32 {
         assert!(profiles.note_pending(numbered(key), "n", &address(key), 1_000).unwrap());
     }
     assert!(is_there(newcomer));
-    // After a week of silence they make room.
+    // Keys that have been silent for a week are evicted.
     let later = 1_000 + PENDING_SILENT_S + 1;
     assert!(profiles.note_pending(numbered(3_000_000), "n", &host, later).unwrap());
 }

@@ -1,4 +1,4 @@
-//! The transfers that this process carries out now.
+//! The transfers that this process is running.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -9,28 +9,28 @@ use tokio::sync::watch;
 
 use crate::registry::lock::lock;
 
-/// A transfer that is carried out.
+/// A running transfer.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) cancel: watch::Sender<bool>,
-    /// Why it is to stop, once it is.
+    /// Why it stops, once `cancel` is set.
     pub(super) stop: Stop,
 }
 
-/// Why a transfer is to stop.
+/// Why a transfer stops before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// For good.
+    /// It was canceled.
     Canceled,
-    /// Until this node's user resumes it.
+    /// It is paused until this node's user resumes it.
     Paused,
-    /// This node ends in order: its user's transfer goes on when it is started again, a partner's
-    /// when it asks again.
+    /// This node is being stopped. Transfers of its user continue when it is started again, those
+    /// of partners when they are requested again.
     NodeStops,
 }
 
-/// A transfer's place among the running ones, which it loses when this is dropped.
+/// Keeps a transfer live; removes it from the live transfers on drop, unless it is kept.
 pub(super) struct Claim<'a> {
     pub(super) live: &'a Mutex<HashMap<TransferId, Live>>,
     pub(super) id: TransferId,
@@ -38,6 +38,7 @@ pub(super) struct Claim<'a> {
 }
 
 impl Claim<'_> {
+    /// Leaves the transfer live.
     pub(super) fn keep(mut self) {
         self.is_kept = true;
     }

@@ -1,5 +1,5 @@
-//! Locks of what the registry shares: one that a panic left behind is as good as any, since what it
-//! keeps is whole between any two steps.
+//! Locks the registry's tables. A lock that a panic has poisoned is used all the same, because the
+//! tables are consistent between any two statements.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -3,11 +3,11 @@
 //! Each such process has a file in the state directory and holds its lock
 //! ([`culvert_system::file_lock`]). The records of its transfers name that file. The kernel
 //! releases the lock when the process ends, however it ends. A running record whose lock is not
-//! held belongs to an interrupted transfer. Nobody has to write that down: reading is enough to
-//! find out.
+//! held belongs to an interrupted transfer. Nobody has to record the interruption: it is visible to
+//! every reader.
 //!
-//! The process id in the file's name is for people. It may belong to another process by now, or to
-//! another namespace; nothing depends on it.
+//! The process id in the file's name is only shown to people. By now it may belong to another
+//! process, or it may be from another PID namespace; nothing depends on it.
 
 use std::sync::OnceLock;
 
@@ -17,38 +17,29 @@ use tempfile::NamedTempFile;
 
 const PREFIX: &str = "owner-";
 const SUFFIX: &str = ".lock";
-/// Others may look whether the lock of a new file is held just before this process takes it.
+/// The longest name, with room for what a later version may add.
+const NAME_BYTES_MAX: usize = 128;
+/// Another process that tests whether the lock is held may hold it for a moment.
 const TRIES_MAX: u32 = 100;
 
-/// This process's file. It is removed when this is dropped.
+/// This process's file, which is removed on drop.
 #[derive(Debug)]
-struct Own {
+struct OwnFile {
     name: String,
     _lock: FileLock,
     _file: NamedTempFile,
 }
 
-/// The processes that carry out transfers with one state directory.
+/// The processes that run transfers with one state directory.
 #[derive(Debug)]
 pub(super) struct Owners {
     state: StateDirectory,
-    own: OnceLock<Own>,
+    own: OnceLock<OwnFile>,
 }
 
-/// The number of the process in an owner's name.
+/// The process id in an owner's name.
 pub(super) fn process_in(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
-}
-
-/// Names are made of these and are no longer than this, with room for what a later version may add.
-const NAME_BYTES_MAX: usize = 128;
-
-/// Whether a name is that of an owner's file, and nothing else. Records are files that anybody may
-/// have edited: anything that is not such a name is never used as a path.
-fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let within = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
-    within.is_some_and(|within| !within.is_empty()) && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
 impl Owners {
@@ -61,19 +52,19 @@ impl Owners {
         self.own.get().map(|own| own.name.as_str())
     }
 
-    /// Gives this process a name. It asks the disk.
+    /// Creates and locks this process's file, unless it has one. Accesses the disk.
     ///
     /// # Errors
     /// [`StateError`].
-    pub(super) fn introduce(&self) -> Result<(), StateError> {
+    pub(super) fn register(&self) -> Result<(), StateError> {
         if self.own.get().is_none() {
-            // If another thread was faster, this one's file is removed again.
-            let _ = self.own.set(self.make()?);
+            // If another thread was faster, this file is removed again.
+            let _ = self.own.set(self.create()?);
         }
         Ok(())
     }
 
-    fn make(&self) -> Result<Own, StateError> {
+    fn create(&self) -> Result<OwnFile, StateError> {
         let directory = self.state.root().to_owned();
         let os = |error| StateError::Os { what: "make a lock in", path: directory.clone(), error };
         let prefix = format!("{PREFIX}{}-", std::process::id());
@@ -83,8 +74,10 @@ impl Owners {
             give_to_owner_of(&directory, file.as_file()).map_err(os)?;
             let name = file.path().file_name().and_then(|name| name.to_str()).map(str::to_owned);
             match (file_lock::lock(file.as_file()), name) {
-                // A cleanup may have come in between.
-                (Ok(lock), Some(name)) if file.path().exists() => return Ok(Own { name, _lock: lock, _file: file }),
+                // Another process's sweep may have removed it before the lock was taken.
+                (Ok(lock), Some(name)) if file.path().exists() => {
+                    return Ok(OwnFile { name, _lock: lock, _file: file });
+                }
                 (Err(LockError::Os(error)), _) => return Err(os(error)),
                 (Err(error @ LockError::Held), _) => last = Some(error),
                 (Ok(_), _) => {}
@@ -93,8 +86,8 @@ impl Owners {
         Err(os(std::io::Error::other(last.unwrap_or(LockError::Held))))
     }
 
-    /// Whether the process of an owner's name is alive. If it cannot be determined, it counts as
-    /// alive: no transfer is reported as interrupted because of a missing permission.
+    /// Whether the process with an owner's name is alive. If that cannot be determined, it counts as
+    /// alive: a missing permission must not make a transfer look interrupted.
     pub(super) fn is_alive(&self, name: &str) -> bool {
         is_name(name) && is_locked(&self.state.path(name))
     }
@@ -104,11 +97,19 @@ impl Owners {
         for entry in std::fs::read_dir(self.state.root()).into_iter().flatten().flatten() {
             let is_owners = entry.file_name().to_str().is_some_and(is_name);
             if is_owners && !is_locked(&entry.path()) {
-                // If another process is faster, that is as good.
+                // Another process may have removed it already.
                 let _ = std::fs::remove_file(entry.path());
             }
         }
     }
+}
+
+/// Whether a name is that of an owner's file. Anybody may have edited the record it comes from, so
+/// no other name is used as a path.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let within = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+    within.is_some_and(|within| !within.is_empty()) && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
 #[cfg(test)]
@@ -121,18 +122,17 @@ mod tests {
         let state = StateDirectory::open(room.path()).unwrap();
         let (owners, others) = (Owners::new(&state), Owners::new(&state));
         assert_eq!(owners.own(), None);
-        owners.introduce().unwrap();
-        owners.introduce().unwrap();
+        owners.register().unwrap();
+        owners.register().unwrap();
         let name = owners.own().unwrap().to_owned();
         assert_eq!(process_in(&name), Some(std::process::id()));
-        // What a process that was killed has left.
+        // Left by a process that was killed.
         let left = "owner-1-x.lock";
         std::fs::write(state.path(left), "").unwrap();
         assert!(others.is_alive(&name) && !others.is_alive(left));
         others.sweep();
         assert!(others.is_alive(&name) && !state.path(left).exists());
-        // A name of 255 bytes can be a file's, a longer one cannot; both were held forever, or
-        // could be.
+        // A file name has at most 255 bytes. Longer names counted as alive forever.
         let long = [200, 255, 256, 300, 5_000].map(|bytes| format!("owner-1-{}.lock", "x".repeat(bytes - 13)));
         let nonsense = [
             "",
@@ -152,7 +152,7 @@ mod tests {
         for nonsense in nonsense.into_iter().chain(long.iter().map(String::as_str)) {
             assert!(!others.is_alive(nonsense), "{nonsense:?}");
         }
-        // Nor is what could be a name, if somebody asks for the lock all the same.
+        // Paths that cannot exist are not locked either.
         for path in ["owner-1-\0.lock", &long[3], &format!("{name}/x")] {
             assert!(!is_locked(&state.path(path)), "{path:?}");
         }

@@ -1,4 +1,4 @@
-//! How a transfer's record stands in its file.
+//! The file format of a transfer's record.
 
 use culvert_model::record::TransferRecord;
 use culvert_protocol::control::TransferId;
@@ -12,10 +12,10 @@ pub(super) fn file_of(id: TransferId) -> String {
     format!("transfers/{id}.json")
 }
 
-/// A record as it stands in its file.
+/// A record as it is written.
 ///
-/// The receipt stands here too: with one rename a transfer has succeeded and its receipt is kept.
-/// The file in `receipts/` follows, at the next start if the node dies before.
+/// It contains the receipt too, so that a single rename makes success and receipt durable together.
+/// The file in `receipts/` is written afterwards, at the next start if the node dies before that.
 #[derive(Serialize)]
 pub(super) struct RecordFile<'a> {
     pub(super) version: u64,
@@ -23,12 +23,12 @@ pub(super) struct RecordFile<'a> {
     pub(super) record: &'a TransferRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) receipt: Option<&'a str>,
-    /// The owner that runs it, if it is running ([`crate::registry::owners`]).
+    /// The process that runs the transfer, if it is running ([`crate::registry::owners`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<&'a str>,
 }
 
-/// As [`RecordFile`], read.
+/// A record as it is read; see [`RecordFile`].
 #[derive(Deserialize)]
 pub(super) struct ReadRecordFile {
     #[serde(flatten)]

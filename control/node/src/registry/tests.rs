@@ -1,12 +1,17 @@
 use culvert_engine::transfer::error::TransferError;
 use culvert_model::record::Role;
-use culvert_protocol::control::RefusalCode;
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_protocol::control::{Options, PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode};
 
 use super::*;
 
+/// The transfer of most tests.
+const ID: TransferId = TransferId::new(1, 7);
+
+/// A record of [`ID`].
 pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {
     TransferRecord {
-        transfer: String::new(),
+        transfer: ID.to_string(),
         role: Role::Receive,
         partner: partner.to_owned(),
         description: String::new(),
@@ -34,9 +39,11 @@ fn registry() -> (tempfile::TempDir, StateDirectory, Registry) {
 
 #[test]
 fn a_partner_cannot_take_over_the_id_of_anothers_transfer() {
+    //= W-44
+    //# The id in a `Request` must not be that of another partner's transfer or of a running one.
     let (_directory, _, registry) = registry();
     run(async {
-        let id = TransferId::new(1, 7);
+        let id = ID;
         let begin = async |partner| registry.begin_for_partner(id, record(RecordState::Active, partner, 0)).await;
         let live = begin("a").await.unwrap();
         assert_eq!(begin("b").await.unwrap_err().code, RefusalCode::Protocol);
@@ -47,12 +54,63 @@ fn a_partner_cannot_take_over_the_id_of_anothers_transfer() {
     });
 }
 
-/// Its record was in memory before it was on the disk, and its id counted as running until the
-/// node was restarted.
+/// The partner's record said 1, however often the requester retried.
 #[test]
-fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
+fn a_partners_requests_under_one_id_count_as_attempts_of_one_transfer() {
     let (_directory, state, registry) = registry();
-    let id = TransferId::new(1, 7);
+    let begin =
+        async |registry: &Registry| registry.begin_for_partner(ID, record(RecordState::Active, "a", 0)).await.map(drop);
+    let attempts = |registry: &Registry| registry.get(ID).unwrap().attempts;
+    run(async {
+        begin(&registry).await.unwrap();
+        assert_eq!(attempts(&registry), 1);
+        assert!(begin(&registry).await.is_err(), "a refused request is no attempt");
+        assert_eq!(attempts(&registry), 1);
+        registry.fail(ID, &TransferError::protocol("a test")).await.unwrap();
+        begin(&registry).await.unwrap();
+        assert_eq!(attempts(&registry), 2);
+        registry.fail(ID, &TransferError::protocol("a test")).await.unwrap();
+        registry.settle().await;
+    });
+    // Also after a restart of the node.
+    let registry = Registry::open(state).unwrap();
+    run(begin(&registry)).unwrap();
+    assert_eq!(attempts(&registry), 3);
+}
+
+#[test]
+fn a_partner_is_told_why_a_transfer_stops_as_far_as_its_version_knows() {
+    //= W-58
+    //# The refusal code `interrupted` is also new in version 7 and means that the requester has
+    //# paused the transfer; partners of older versions get `canceled`.
+    let (_directory, _, registry) = registry();
+    let canceled = || Refusal::new(RefusalCode::Canceled, "canceled");
+    let request = TransferRequest {
+        target: Target::Profile("a".to_owned()),
+        movement: Movement::Measure { bytes: 1 },
+        options: Options::default(),
+        retries: None,
+    };
+    run(async {
+        let own = TransferRecord { request: Some(request), ..record(RecordState::Queued, "a", 0) };
+        let live = registry.begin(ID, own).await.unwrap();
+        assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Canceled);
+        assert!(registry.pause(ID) && *live.cancel.borrow());
+        assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Interrupted);
+        assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE - 1).code, RefusalCode::Canceled);
+        let other = Refusal::new(RefusalCode::NoSpace, "full");
+        assert_eq!(registry.told(ID, other, PAUSES_ARE_TOLD_SINCE).code, RefusalCode::NoSpace);
+        assert!(registry.cancel(ID).await, "a transfer that is being paused may be canceled");
+        assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Canceled);
+    });
+}
+
+/// The record was in memory before it was on disk, and the id counted as running until the node was
+/// restarted.
+#[test]
+fn a_transfer_that_cannot_be_recorded_has_not_started_and_may_start_later() {
+    let (_directory, state, registry) = registry();
+    let id = ID;
     let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
     let take_disk_away = || std::fs::rename(state.path("transfers"), state.path("away")).unwrap();
     let bring_disk_back = || std::fs::rename(state.path("away"), state.path("transfers")).unwrap();
@@ -64,7 +122,7 @@ fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
         bring_disk_back();
         let live = begin().await.unwrap();
         drop(live);
-        // One that was there before is what it was.
+        // An earlier record stays as it was.
         registry.fail(id, &TransferError::protocol("a test")).await.unwrap();
         let before = registry.get(id).unwrap();
         take_disk_away();
@@ -78,7 +136,7 @@ fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
 #[test]
 fn a_transfer_whose_end_cannot_be_written_has_ended_and_is_written_later() {
     let (_directory, state, registry) = registry();
-    let id = TransferId::new(1, 7);
+    let id = ID;
     run(async {
         let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
         drop(begin().await.unwrap());
@@ -98,7 +156,7 @@ fn a_transfer_whose_end_cannot_be_written_has_ended_and_is_written_later() {
 #[test]
 fn a_record_of_a_newer_program_is_left_as_it_is_and_its_id_is_not_used() {
     let (_directory, state, _) = registry();
-    let id = TransferId::new(1, 7);
+    let id = ID;
     let newer = br#"{"version": 2, "what": "is not known yet"}"#;
     state.write(file_of(id), newer).unwrap();
     let registry = Registry::open(state.clone()).unwrap();
@@ -115,17 +173,17 @@ fn a_record_of_a_newer_program_is_left_as_it_is_and_its_id_is_not_used() {
     assert_eq!(state.read(file_of(id)).unwrap().unwrap(), newer);
 }
 
-/// A node that died between a receipt and its record had one without the other.
+/// A node that died between writing a receipt and its record had only one of them.
 #[test]
-fn a_receipt_that_a_crash_kept_from_its_file_comes_at_the_next_start() {
+fn a_receipt_without_a_file_of_its_own_is_written_at_the_next_start() {
     let (_directory, state, registry) = registry();
-    let id = TransferId::new(1, 7);
+    let id = ID;
     let bytes = registry.bytes_of(id, &record(RecordState::Succeeded, "a", 5), Some("the receipt")).unwrap();
     state.write(file_of(id), &bytes).unwrap();
     let registry = Registry::open(state.clone()).unwrap();
     let transfer = id.to_string();
     assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Succeeded, "a", 5) });
-    // The writer ends with what it has been given.
+    // The writer completes what was queued.
     drop(registry);
     while state.read(receipt_file_of(id)).unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -136,7 +194,7 @@ fn a_receipt_that_a_crash_kept_from_its_file_comes_at_the_next_start() {
 #[test]
 fn a_record_without_a_version_is_of_the_first() {
     let (_directory, state, _) = registry();
-    let id = TransferId::new(1, 7);
+    let id = ID;
     let old = serde_json::to_vec(&record(RecordState::Failed, "a", 5)).unwrap();
     state.write(file_of(id), &old).unwrap();
     let registry = Registry::open(state.clone()).unwrap();

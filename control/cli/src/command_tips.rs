@@ -1,7 +1,7 @@
-//! What users of scp and rsync type, and Culvert's equivalents.
+//! Tips for users of scp and rsync: Culvert's equivalents of their options and commands.
 //!
-//! Errors of the command line show them as tips. An option's meaning elsewhere is never applied:
-//! `-p` is a port to one program and modes to another.
+//! They are shown with errors of the command line. Culvert never gives an option the meaning that it
+//! has elsewhere: `-p` is a port in one program and preserves modes in another.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,7 +11,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use culvert_protocol::foreign_text::plain_lines;
 
-/// Options of scp and rsync, and what to do instead.
+/// Options of scp and rsync, and their equivalents.
 const OPTIONS: &[(&[&str], &str)] = &[
     (&["-r", "-R", "--recursive"], "directories are always copied whole; leave it out"),
     (
@@ -36,13 +36,13 @@ const OPTIONS: &[(&[&str], &str)] = &[
     (&["--files-from"], "Culvert has no --files-from: name the sources on the command line"),
     (&["--delete"], "Culvert has no --delete: it never removes files at the destination"),
 ];
-/// Options that are followed by a port, if what follows is a number.
+/// Options that set a port if a number follows.
 const PORT_OPTIONS: &[&str] = &["-P", "-p", "--port"];
 const PORT: &str = "give the port of sshd in the address: ssh://HOST:PORT/PATH";
-/// Options whose value may follow in the same word.
+/// Options whose value may follow in the same argument.
 const WITH_VALUE: &[char] = &['P', 'p', 'i', 'e', 'o', 'F', 'J', 'l'];
 
-/// Commands of other programs, and whose they are here; `None` for those that copy in either
+/// Commands of other programs, and the equivalent here; `None` for those that copy in either
 /// direction.
 const COMMANDS: &[(&str, Option<&str>)] = &[
     ("cp", None),
@@ -57,9 +57,9 @@ const COMMANDS: &[(&str, Option<&str>)] = &[
     ("download", Some("get")),
 ];
 
-/// Adds tips to an error of the command line, and takes those away that name a hidden command.
+/// Adds tips to an error of the command line, and removes those that name a hidden command.
 #[must_use]
-pub fn advised(mut error: Error, command: &Command, arguments: &[OsString]) -> Error {
+pub fn with_tips(mut error: Error, command: &Command, arguments: &[OsString]) -> Error {
     hide_hidden(&mut error, command);
     let tips = match error.kind() {
         ErrorKind::UnknownArgument => tips_for_options(command, arguments),
@@ -69,7 +69,7 @@ pub fn advised(mut error: Error, command: &Command, arguments: &[OsString]) -> E
         _ => Vec::new(),
     };
     if !tips.is_empty() {
-        // What is merely spelled alike is not meant.
+        // Suggestions by similar spelling would mislead.
         for kind in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
             error.remove(kind);
         }
@@ -79,7 +79,7 @@ pub fn advised(mut error: Error, command: &Command, arguments: &[OsString]) -> E
     error
 }
 
-/// Whether a destination or source was meant to be on another host and lacks its colon.
+/// Whether a path was probably meant to be on another host and lacks the colon.
 #[must_use]
 pub fn lacks_colon(path: &Path) -> bool {
     let text = path.to_string_lossy();
@@ -116,7 +116,7 @@ fn hide_hidden(error: &mut Error, command: &Command) {
     }
 }
 
-/// What is no option, nor the value of one that may stand before a command.
+/// The arguments that are neither options nor values of global options.
 fn operands(arguments: &[OsString]) -> Vec<&OsStr> {
     let mut found = Vec::new();
     let mut is_value = false;
@@ -156,7 +156,7 @@ fn tips_for_options(command: &Command, arguments: &[OsString]) -> Vec<String> {
         arguments.iter().take_while(|argument| *argument != "--").map(|a| a.to_string_lossy()).collect();
     for (at, argument) in typed.iter().enumerate() {
         let next = typed.get(at + 1).map_or("", |next| next);
-        for (option, tip) in habits_in(argument, next) {
+        for (option, tip) in foreign_options_in(argument, next) {
             let text = format!("'{option}': {tip}");
             if !tips.iter().any(|known: &String| known.ends_with(tip)) {
                 tips.push(text);
@@ -170,8 +170,8 @@ fn tips_for_options(command: &Command, arguments: &[OsString]) -> Vec<String> {
     tips
 }
 
-/// The habits in one word: a long option, or short ones together.
-fn habits_in(argument: &str, next: &str) -> Vec<(String, &'static str)> {
+/// The known foreign options in one argument: a long option, or combined short ones.
+fn foreign_options_in(argument: &str, next: &str) -> Vec<(String, &'static str)> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let tip = |option: &str, value: &str| {
         if PORT_OPTIONS.contains(&option) && is_number(value) {
@@ -199,13 +199,13 @@ fn habits_in(argument: &str, next: &str) -> Vec<(String, &'static str)> {
     found
 }
 
-/// `has_near`: a command is spelled almost so, which says more than that paths are to follow one.
-fn tips_for_command(arguments: &[OsString], has_near: bool) -> Vec<String> {
+/// Tips for an unknown command. `is_misspelled`: a command of Culvert has a similar name.
+fn tips_for_command(arguments: &[OsString], is_misspelled: bool) -> Vec<String> {
     let words = operands(arguments);
     let Some((name, paths)) = words.split_first() else { return Vec::new() };
     let known = COMMANDS.iter().find(|(known, _)| name == known);
-    if has_near && known.is_none() && !is_remote(name) && Path::new(name).symlink_metadata().is_err() {
-        // Where the paths tell which it is, spelling need not be guessed from.
+    if is_misspelled && known.is_none() && !is_remote(name) && Path::new(name).symlink_metadata().is_err() {
+        // If the paths show the direction, the command follows from it.
         let instead = |command| format!("write '{command}' instead of '{}'", name.to_string_lossy());
         return direction(paths).map(instead).into_iter().collect();
     }
@@ -226,7 +226,7 @@ fn direction(paths: &[&OsStr]) -> Option<&'static str> {
     }
 }
 
-/// For paths without a command before them.
+/// The tip for paths without a command.
 fn tip_for_paths(paths: &[&OsStr], has_options: bool) -> Option<String> {
     let [first, .., last] = paths else { return None };
     if let Some(command) = direction(paths) {

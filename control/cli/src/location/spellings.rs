@@ -1,17 +1,17 @@
-//! What people type, and what each means or which sentence refuses it.
+//! Spellings of locations: what each means, or the error that refuses it.
 
-use crate::target::*;
+use crate::location::*;
 
 /// What a spelling means.
 enum Meaning {
     Local(&'static str),
-    /// A profile's name, or a host's of ssh: name and path.
+    /// The name of a profile or of a host of ssh, and the path.
     Named(&'static str, &'static str),
     /// `user@host`, port, path.
     Ssh(&'static str, Option<u16>, &'static str),
     /// Host, port, path.
     Node(&'static str, u16, &'static str),
-    /// What the refusal says.
+    /// A part of the error.
     Refused(&'static str),
 }
 use Meaning::{Local, Named, Node, Refused, Ssh};
@@ -141,16 +141,16 @@ const SPELLINGS: &[(&str, Meaning)] = &[
 ];
 
 #[test]
-fn each_spelling_means_one_thing_or_is_refused_with_a_sentence() {
+fn each_spelling_has_one_meaning_or_is_refused() {
     let path = |path: &str| TypedPath(path.as_bytes().to_vec());
     for (text, meaning) in SPELLINGS {
         let expected = match *meaning {
-            Local(local) => Place::Local(path(local)),
-            Named(name, there) => Place::Profile { name: name.into(), path: path(there) },
+            Local(local) => Location::Local(path(local)),
+            Named(name, there) => Location::Profile { name: name.into(), path: path(there) },
             Ssh(name, port, there) => {
-                Place::Ssh { host: SshHost { name: name.into(), port, is_bare_name: false }, path: path(there) }
+                Location::Ssh { host: SshHost { name: name.into(), port, is_bare_name: false }, path: path(there) }
             }
-            Node(host, port, there) => Place::Address { host: host.into(), port, path: path(there) },
+            Node(host, port, there) => Location::Address { host: host.into(), port, path: path(there) },
             Refused(sentence) => {
                 let refusal = parse(OsStr::new(text)).expect_err(text);
                 assert_eq!(refusal.exit_code, 2, "{text}");
@@ -164,7 +164,7 @@ fn each_spelling_means_one_thing_or_is_refused_with_a_sentence() {
 
 /// A spelling suggested by an error message is not refused in its turn.
 #[test]
-fn what_refusals_propose_is_a_place() {
+fn what_refusals_propose_is_a_location_on_a_partner() {
     for text in [
         "u@h:2222:/tmp/x",
         "u@h:2222:x",
@@ -179,20 +179,20 @@ fn what_refusals_propose_is_a_place() {
         let proposals: Vec<&str> = written.filter(|proposal| *proposal != "./").collect();
         assert!(!proposals.is_empty(), "{refusal}");
         for proposal in proposals {
-            let place = parse(OsStr::new(proposal));
+            let location = parse(OsStr::new(proposal));
             assert!(
-                matches!(place, Ok(ref place) if !matches!(place, Place::Local(_))),
-                "{text}: {proposal}: {place:?}"
+                matches!(location, Ok(ref location) if !matches!(location, Location::Local(_))),
+                "{text}: {proposal}: {location:?}"
             );
         }
     }
 }
 
 #[test]
-fn a_name_without_a_profile_is_a_host_of_ssh_and_another_place_stays_what_it_is() {
+fn a_name_without_a_profile_is_a_host_of_ssh_and_other_locations_stay_the_same() {
     let over_ssh = |text: &str| parse(OsStr::new(text)).unwrap().or_over_ssh(|name| name == "lab");
-    assert!(matches!(over_ssh("lab:x"), Place::Profile { .. }));
-    let Place::Ssh { host, path } = over_ssh("host:x") else { panic!("it is not one of ssh's") };
+    assert!(matches!(over_ssh("lab:x"), Location::Profile { .. }));
+    let Location::Ssh { host, path } = over_ssh("host:x") else { panic!("it is not one of ssh's") };
     assert!(host.is_bare_name && host.to_string() == "host" && path.0 == b"x");
     for text in ["u@h:x", "culvert://h/x", "./host:x"] {
         assert_eq!(over_ssh(text), parse(OsStr::new(text)).unwrap());
@@ -200,7 +200,7 @@ fn a_name_without_a_profile_is_a_host_of_ssh_and_another_place_stays_what_it_is(
 }
 
 #[test]
-fn places_on_one_partner_have_the_same_partner() {
+fn locations_on_one_partner_have_the_same_partner() {
     let partner = |text: &str| parse(OsStr::new(text)).unwrap().partner();
     assert_eq!(partner("culvert://[::1]/x").as_deref(), Some("culvert://[::1]:7272"));
     assert_eq!(partner("ssh://u@h/x"), partner("u@h:y"));

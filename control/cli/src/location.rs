@@ -1,4 +1,4 @@
-//! Telling local paths from those on a partner, the way people know it from scp and rsync.
+//! Parses locations: distinguishes local paths from those on a partner, as scp and rsync do.
 //!
 //! ```text
 //!  ./a:b  /a:b  a          a path on this host
@@ -9,8 +9,8 @@
 //!  culvert://HOST:PORT/PATH         of the node there; without a port on 7272
 //! ```
 //!
-//! What could be meant in two ways, and what would silently end in another place than the one that
-//! was meant, is refused with the spelling that is clear.
+//! Ambiguous spellings, and those that would silently lead elsewhere than intended, are refused with
+//! the unambiguous spelling.
 
 #[cfg(test)]
 mod spellings;
@@ -24,13 +24,12 @@ use culvert_model::typed_path::TypedPath;
 
 use crate::exit::CommandError;
 
-/// A path as it was typed.
+/// A path on this host or on a partner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// On this host.
     Local(TypedPath),
-    /// On a partner that has a profile, or, where no profile has that name, on a host that ssh
-    /// knows by it.
+    /// On a partner with a profile or, if no profile has that name, on a host that ssh knows by it.
     Profile {
         /// The profile's name.
         name: String,
@@ -48,21 +47,21 @@ pub enum Place {
     },
     /// On a host that is reached over ssh.
     Ssh {
-        /// Where.
+        /// The host.
         host: SshHost,
         /// The path there.
         path: TypedPath,
     },
 }
 
-/// A host as ssh takes it.
+/// A host in ssh's notation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshHost {
-    /// `user@host`, or `host` for the user that ssh's configuration has.
+    /// `user@host`, or `host` with the user of ssh's configuration.
     pub name: String,
-    /// The port of its sshd, if one was typed.
+    /// The port of its sshd, if one is given.
     pub port: Option<u16>,
-    /// Whether a profile could have been meant.
+    /// Whether the name could have been that of a profile.
     pub is_bare_name: bool,
 }
 
@@ -77,7 +76,7 @@ impl SshHost {
         self.name.rsplit_once('@').map_or(self.name.as_str(), |(_, host)| host)
     }
 
-    /// As scp takes it, for a command to copy.
+    /// The arguments of the scp command that copies this program there.
     #[must_use]
     pub fn for_scp(&self) -> String {
         let port = self.port.map(|port| format!("-P {port} ")).unwrap_or_default();
@@ -95,8 +94,8 @@ impl std::fmt::Display for SshHost {
     }
 }
 
-impl Place {
-    /// The path, wherever it is.
+impl Location {
+    /// The path on its host.
     #[must_use]
     pub const fn path(&self) -> &TypedPath {
         match self {
@@ -106,7 +105,7 @@ impl Place {
         }
     }
 
-    /// The partner, without the path: places on one partner have the same.
+    /// The partner without the path; none for local paths.
     #[must_use]
     pub fn partner(&self) -> Option<String> {
         match self {
@@ -117,23 +116,23 @@ impl Place {
         }
     }
 
-    /// The same place, by way of ssh if no profile has its name.
+    /// The same location, but over ssh if no profile has its name.
     #[must_use]
     pub fn or_over_ssh(self, has_profile: impl FnOnce(&str) -> bool) -> Self {
         match self {
             Self::Profile { name, path } if !has_profile(&name) => {
                 Self::Ssh { host: SshHost { name, port: None, is_bare_name: true }, path }
             }
-            place => place,
+            location => location,
         }
     }
 }
 
-/// Reads a path. What has a colon before its first slash is on a partner; `./a:b` is local.
+/// Parses a location. A path with a colon before its first slash is on a partner; `./a:b` is local.
 ///
 /// # Errors
-/// [`CommandError`] if it looks like a partner's and is none.
-pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
+/// [`CommandError`] if it is ambiguous or invalid.
+pub fn parse(text: &OsStr) -> Result<Location, CommandError> {
     let bytes = text.as_bytes();
     if bytes.is_empty() {
         return Err(CommandError::usage("a path is empty"));
@@ -145,43 +144,43 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
         return parse_ssh_url(rest);
     }
     refuse_other_urls(text)?;
-    if let Some(place) = parse_bracketed(text)? {
-        return Ok(place);
+    if let Some(location) = parse_bracketed(text)? {
+        return Ok(location);
     }
     refuse_bare_v6(text)?;
     let colon = bytes.iter().position(|&byte| byte == b':');
     let slash = bytes.iter().position(|&byte| byte == b'/').unwrap_or(bytes.len());
     let Some(colon) = colon.filter(|&colon| colon < slash) else {
-        return Ok(Place::Local(TypedPath(bytes.to_vec())));
+        return Ok(Location::Local(TypedPath(bytes.to_vec())));
     };
     let name =
         std::str::from_utf8(&bytes[..colon]).map_err(|_| CommandError::usage("a partner's name is not valid UTF-8"))?;
     check_host(name, text)?;
     let path = remote_path(name, &bytes[colon + 1..], text)?;
     if name.contains('@') {
-        return Ok(Place::Ssh { host: SshHost::new(name), path });
+        return Ok(Location::Ssh { host: SshHost::new(name), path });
     }
-    Ok(Place::Profile { name: name.to_owned(), path })
+    Ok(Location::Profile { name: name.to_owned(), path })
 }
 
-/// An IPv6 address as it stands before a port.
+/// A host as it is written before a port: an IPv6 address in brackets.
 fn in_brackets(host: &str) -> std::borrow::Cow<'_, str> {
     if host.contains(':') { format!("[{host}]").into() } else { host.into() }
 }
 
-/// What follows a scheme, whose letters may be of either case (RFC 3986, section 3.1).
+/// The rest after a scheme, which is case-insensitive (RFC 3986, section 3.1).
 fn after_scheme<'a>(text: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
     text.split_at_checked(scheme.len()).filter(|(begin, _)| begin.eq_ignore_ascii_case(scheme)).map(|(_, rest)| rest)
 }
 
-/// Refuses what no host, user or profile is called.
+/// Refuses names that no host, user or profile can have.
 fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
     let shown = text.display();
     let usage = |text: String| Err(CommandError::usage(text));
     if name.is_empty() {
         return usage(format!("'{shown}' names no partner before the colon: put ./ in front of a local name"));
     }
-    // ssh would take it for an option.
+    // ssh would interpret it as an option.
     if name.starts_with('-') {
         return usage(format!("'{name}' cannot be a partner's name"));
     }
@@ -197,8 +196,8 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A path at `host`. One that begins with a port is refused: scp's users write it so and mean the
-/// port.
+/// A path on `host`. A path that starts with a number and a colon is refused, because users of scp
+/// mean a port.
 fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, CommandError> {
     if let Some(module) = path.strip_prefix(b":") {
         return Err(CommandError::usage(format!(
@@ -231,7 +230,7 @@ fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, Comma
     )))
 }
 
-/// Refuses addresses of other programs' making.
+/// Refuses URLs of other programs.
 fn refuse_other_urls(text: &OsStr) -> Result<(), CommandError> {
     const OF_SSH: [&str; 3] = ["scp", "sftp", "rsync+ssh"];
     const OTHERS: [&str; 12] =
@@ -257,7 +256,7 @@ fn refuse_other_urls(text: &OsStr) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Refuses an IPv6 address without brackets, whose end would be ambiguous.
+/// Refuses an IPv6 address without brackets, because it is unclear where the address ends.
 fn refuse_bare_v6(text: &OsStr) -> Result<(), CommandError> {
     let shown = text.to_string_lossy();
     let head = shown.split('/').next().unwrap_or_default();
@@ -274,14 +273,13 @@ fn refuse_bare_v6(text: &OsStr) -> Result<(), CommandError> {
     )))
 }
 
-/// Whether it is an IPv6 address, perhaps with the interface that a link-local address is of.
+/// Whether it is an IPv6 address, possibly with the zone of a link-local address.
 fn is_v6(text: &str) -> bool {
     text.split_once('%').map_or(text, |(address, _)| address).parse::<Ipv6Addr>().is_ok()
 }
 
-/// `[ADDRESS]:PATH` or `USER@[ADDRESS]:PATH`, as scp and rsync take an IPv6 address; it is one of
-/// ssh's.
-fn parse_bracketed(text: &OsStr) -> Result<Option<Place>, CommandError> {
+/// Parses `[ADDRESS]:PATH` or `USER@[ADDRESS]:PATH`, which scp and rsync accept too.
+fn parse_bracketed(text: &OsStr) -> Result<Option<Location>, CommandError> {
     let bytes = text.as_bytes();
     let Some(open) = bytes.iter().position(|&byte| matches!(byte, b'[' | b'/' | b':')).filter(|&at| bytes[at] == b'[')
     else {
@@ -307,10 +305,10 @@ fn parse_bracketed(text: &OsStr) -> Result<Option<Place>, CommandError> {
     let host = format!("{user}{address}");
     check_host(&host, text)?;
     let path = remote_path(&format!("{user}[{address}]"), &rest[close + 2..], text)?;
-    Ok(Some(Place::Ssh { host: SshHost::new(host), path }))
+    Ok(Some(Location::Ssh { host: SshHost::new(host), path }))
 }
 
-fn parse_culvert_url(rest: &[u8]) -> Result<Place, CommandError> {
+fn parse_culvert_url(rest: &[u8]) -> Result<Location, CommandError> {
     const SCHEME: &str = "culvert";
     let (authority, path) = split_url(rest).ok_or_else(|| not_a_url(SCHEME, rest))?;
     if authority.contains('@') {
@@ -322,12 +320,12 @@ fn parse_culvert_url(rest: &[u8]) -> Result<Place, CommandError> {
     }
     let (host, port) = host_and_port(authority).ok_or_else(|| not_a_url(SCHEME, rest))?;
     let path = TypedPath(path.to_vec());
-    Ok(Place::Address { host: host.to_owned(), port: port.unwrap_or(DEFAULT_PORT), path })
+    Ok(Location::Address { host: host.to_owned(), port: port.unwrap_or(DEFAULT_PORT), path })
 }
 
-/// `ssh://USER@HOST:PORT/PATH`, as git has it: the path is absolute, and one that begins with `/~`
-/// is in a home directory.
-fn parse_ssh_url(rest: &[u8]) -> Result<Place, CommandError> {
+/// Parses `ssh://USER@HOST:PORT/PATH` as git does: the path is absolute, or starts with `/~` for a
+/// home directory.
+fn parse_ssh_url(rest: &[u8]) -> Result<Location, CommandError> {
     const SCHEME: &str = "ssh";
     let explain = || not_a_url(SCHEME, rest);
     let (authority, path) = split_url(rest).ok_or_else(explain)?;
@@ -343,10 +341,10 @@ fn parse_ssh_url(rest: &[u8]) -> Result<Place, CommandError> {
     let name = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
     check_host(&name, OsStr::from_bytes(rest)).map_err(|_| explain())?;
     let path = if path.starts_with(b"/~") { &path[1..] } else { path };
-    Ok(Place::Ssh { host: SshHost { name, port, is_bare_name: false }, path: TypedPath(path.to_vec()) })
+    Ok(Location::Ssh { host: SshHost { name, port, is_bare_name: false }, path: TypedPath(path.to_vec()) })
 }
 
-/// What stands before an address's path, and the path with its slash.
+/// The authority of a URL, and its path including the slash.
 fn split_url(rest: &[u8]) -> Option<(&str, &[u8])> {
     let slash = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
     Some((std::str::from_utf8(&rest[..slash]).ok()?, &rest[slash..]))

@@ -1,7 +1,8 @@
-//! The records that are kept, and whose turn it is to be forgotten.
+//! Bounds the records that are kept.
 //!
-//! Transfers that a partner asked for are counted by partner, in number and bytes: however many it
-//! asks for, only its own are forgotten for them. Those of this node's user are counted apart.
+//! Records of transfers requested by a partner are counted for each partner, in number and bytes:
+//! however many it requests, they displace only its own. Those requested by this node's user are
+//! counted separately.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -10,27 +11,26 @@ use culvert_engine::limits::{RECORD_BYTES_PER_PARTNER, RECORDS_PER_PARTNER};
 use culvert_model::record::TransferRecord;
 use culvert_protocol::control::TransferId;
 
-/// Records of ended transfers that this node's user asked for; beyond them the oldest are
-/// forgotten.
+/// Records of ended transfers requested by this node's user; beyond it, the oldest are removed.
 const OWN_MAX: usize = 20_000;
-/// One in so many is forgotten at once, so that it is seldom done.
+/// Removal starts when the limit is exceeded by this fraction (one in so many), so that it is rare.
 const EXCESS_PART: usize = 20;
 
-/// What there is of records of one kind.
+/// The records of one owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     records: usize,
     bytes: usize,
 }
 
-/// Records by id.
+/// Records by id, within the limits of their owners.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct RetainedRecords {
     records: HashMap<TransferId, TransferRecord>,
     tallies: HashMap<Option<String>, Tally>,
 }
 
-impl Deref for Kept {
+impl Deref for RetainedRecords {
     type Target = HashMap<TransferId, TransferRecord>;
 
     fn deref(&self) -> &Self::Target {
@@ -38,8 +38,8 @@ impl Deref for Kept {
     }
 }
 
-impl Kept {
-    /// Notes a record; returns those that are forgotten for it.
+impl RetainedRecords {
+    /// Adds or replaces a record; returns the ids of those that it displaces.
     pub(super) fn insert(&mut self, id: TransferId, record: TransferRecord) -> Vec<TransferId> {
         self.remove(id);
         let (owner, bytes) = (owner(&record).map(str::to_owned), bytes_of(&record));
@@ -55,49 +55,52 @@ impl Kept {
         if tally.records <= excess(records_max) && tally.bytes <= excess(bytes_max) {
             return Vec::new();
         }
-        self.forget(owner.as_deref(), id, Tally { records: records_max, bytes: bytes_max })
+        self.evict(owner.as_deref(), id, Tally { records: records_max, bytes: bytes_max })
     }
 
-    /// Forgets ended transfers of `owner`, the oldest first, until no more than `most` is left.
-    fn forget(&mut self, owner_name: Option<&str>, but: TransferId, most: Tally) -> Vec<TransferId> {
+    /// Removes ended transfers of an owner except `keep`, the oldest first, until at most `most` is
+    /// left.
+    fn evict(&mut self, owner_name: Option<&str>, keep: TransferId, most: Tally) -> Vec<TransferId> {
         let is_owners = |&(&of, record): &(&TransferId, &TransferRecord)| {
-            of != but && record.state.is_final() && owner(record) == owner_name
+            of != keep && record.state.is_final() && owner(record) == owner_name
         };
         let ended = self.records.iter().filter(is_owners);
         let mut ended: Vec<(u64, TransferId)> =
             ended.map(|(&of, record)| (record.ended_unix_ms.unwrap_or(0), of)).collect();
         ended.sort_unstable();
-        let mut forgotten = Vec::new();
+        let mut evicted = Vec::new();
         for (_, id) in ended {
             let tally = self.tallies.get(&owner_name.map(str::to_owned)).copied().unwrap_or_default();
             if tally.records <= most.records && tally.bytes <= most.bytes {
                 break;
             }
             self.remove(id);
-            forgotten.push(id);
+            evicted.push(id);
         }
-        forgotten
+        evicted
     }
 
     pub(super) fn remove(&mut self, id: TransferId) {
         let Some(record) = self.records.remove(&id) else { return };
         let owner = owner(&record).map(str::to_owned);
-        if let Some(tally) = self.tallies.get_mut(&owner) {
-            tally.records -= 1;
-            tally.bytes -= bytes_of(&record);
-            if *tally == Tally::default() {
-                self.tallies.remove(&owner);
-            }
+        // Invariant I-records-tally: Every stored record is counted in the tally of its owner, with
+        // the bytes it has now.
+        let tally = self.tallies.get_mut(&owner).expect("the owner of a stored record has a tally");
+        tally.records = tally.records.checked_sub(1).expect("each record is counted once");
+        tally.bytes = tally.bytes.checked_sub(bytes_of(&record)).expect("a record's bytes are those counted");
+        if tally.records == 0 {
+            assert_eq!(tally.bytes, 0, "an owner without records has bytes");
+            self.tallies.remove(&owner);
         }
     }
 }
 
-/// Whose a record is: a partner's by name, or this node's user's.
+/// The name of the partner that requested a transfer; none for this node's user.
 fn owner(record: &TransferRecord) -> Option<&str> {
     if record.request.is_some() { None } else { Some(&record.partner) }
 }
 
-/// The memory that a record takes, near enough.
+/// The approximate memory of a record.
 fn bytes_of(record: &TransferRecord) -> usize {
     let errors = record.result.iter().flat_map(|result| &result.errors);
     let errors: usize = errors.map(|error| error.path.len() + error.code.len() + error.text.len() + 72).sum();
@@ -116,33 +119,33 @@ mod tests {
         TransferId::new(1, number.into())
     }
 
-    /// Row 11: one partner's records pushed out everybody's.
+    /// One partner's records displaced everybody's.
     #[test]
     fn row_11_a_partners_records_make_room_for_its_own_and_for_none_that_is_under_way() {
-        let mut kept = Kept::default();
+        let mut kept = RetainedRecords::default();
         kept.insert(id(1 << 40), record(RecordState::Active, "greedy", 0));
         kept.insert(id(1 << 41), record(RecordState::Failed, "other", 0));
         let limit = (RECORDS_PER_PARTNER + RECORDS_PER_PARTNER / EXCESS_PART) as u64;
         for number in 1..limit {
             assert!(kept.insert(id(number), record(RecordState::Failed, "greedy", number)).is_empty());
         }
-        let forgotten = kept.insert(id(limit), record(RecordState::Active, "greedy", limit));
-        assert_eq!((forgotten.len(), forgotten[0]), (RECORDS_PER_PARTNER / EXCESS_PART + 1, id(1)));
+        let evicted = kept.insert(id(limit), record(RecordState::Active, "greedy", limit));
+        assert_eq!((evicted.len(), evicted[0]), (RECORDS_PER_PARTNER / EXCESS_PART + 1, id(1)));
         assert!(kept.contains_key(&id(1 << 40)) && kept.contains_key(&id(1 << 41)) && kept.contains_key(&id(limit)));
         assert!(!kept.contains_key(&id(1)));
     }
 
     #[test]
     fn row_11_a_partners_records_are_bounded_in_bytes_and_counted_once() {
-        let mut kept = Kept::default();
+        let mut kept = RetainedRecords::default();
         let large = |number: u64| {
             let text = "x".repeat(1 << 20);
             let error = Some(Failure { code: String::new(), text, exit_code: 1 });
-            crate::registry::kept::TransferRecord { error, ..record(RecordState::Failed, "greedy", number) }
+            TransferRecord { error, ..record(RecordState::Failed, "greedy", number) }
         };
         for number in 0..100 {
             kept.insert(id(number), large(number));
-            // Said again it is the same record.
+            // Replaced by itself, it counts once.
             kept.insert(id(number), large(number));
         }
         let bytes: usize = kept.values().map(bytes_of).sum();

@@ -1,4 +1,4 @@
-//! Reading records that this process does not write: those that exist when it starts, and those of
+//! Reads records that this process does not write: those that exist when it starts, and those of
 //! commands that run at the same time.
 
 use culvert_engine::clock::unix_ms;
@@ -7,12 +7,12 @@ use culvert_protocol::control::TransferId;
 use culvert_state::StateError;
 
 use crate::registry::lock::lock;
-use crate::registry::seen::{Seen, look};
+use crate::registry::observation::{Observation, observe};
 use crate::registry::{Registry, owners};
 
 impl Registry {
-    /// What is left alone because it cannot be read or a newer program has written it, a sentence
-    /// for each.
+    /// A message for each record that is left alone, because it cannot be read or was written by a
+    /// newer program.
     #[must_use]
     pub fn left_alone(&self) -> Vec<String> {
         lock(&self.left_alone).values().cloned().collect()
@@ -22,29 +22,28 @@ impl Registry {
         lock(&self.left_alone).contains_key(&id)
     }
 
-    /// The number of the process that carries a transfer out, if it is another than this one. It is
-    /// what that process was called where it runs.
+    /// The id of the other process that runs a transfer, in that process's PID namespace; none if
+    /// no other process does.
     #[must_use]
     pub fn others_process(&self, id: TransferId) -> Option<u32> {
         owners::process_in(lock(&self.others).get(&id)?)
     }
 
-    /// Removes what is left of processes that carried transfers out and are gone.
+    /// Removes the files of processes that are gone.
     pub fn sweep(&self) {
         self.owners.sweep();
     }
 
-    /// Makes this process one that carries transfers out, before the first begins. It asks the
+    /// Registers this process as one that runs transfers, before the first one starts. Accesses the
     /// disk.
     ///
     /// # Errors
-    /// [`StateError`]. Then each transfer that begins tries once more.
-    pub fn introduce(&self) -> Result<(), StateError> {
-        self.owners.introduce()
+    /// [`StateError`]. Each transfer that starts then tries again.
+    pub fn register(&self) -> Result<(), StateError> {
+        self.owners.register()
     }
 
-    /// Looks at the transfers of other processes once more: what they have begun, and what became
-    /// of it. It asks the disk.
+    /// Reads the records of other processes' transfers again. Accesses the disk.
     ///
     /// # Errors
     /// [`StateError`] if the records cannot be listed.
@@ -59,62 +58,62 @@ impl Registry {
         Ok(())
     }
 
-    /// As [`Registry::look_again`], at one transfer.
+    /// Like [`Registry::look_again`], for one transfer.
     ///
     /// # Errors
-    /// [`StateError`] if this process lacks the descriptors or the memory to look.
+    /// [`StateError`] if this process lacks the descriptors or memory to read it.
     pub async fn look_before(&self, id: TransferId) -> Result<(), StateError> {
         if self.is_known(id) {
             return Ok(());
         }
         let (state, owners) = (self.state.clone(), self.owners.clone());
-        let seen = blocking(move || look(&state, &owners, id)).await;
-        self.note_seen(id, seen).map(drop)
+        let observed = blocking(move || observe(&state, &owners, id)).await;
+        self.adopt(id, observed).map(drop)
     }
 
-    /// Whether nothing else changes what this process knows about a transfer.
+    /// Whether no other process changes a transfer's record.
     fn is_known(&self, id: TransferId) -> bool {
         let is_own = lock(&self.records).contains_key(&id) && !lock(&self.others).contains_key(&id);
         is_own || lock(&self.live).contains_key(&id) || self.is_left_alone(id)
     }
 
-    /// Looks at a record; returns the receipt that stands in it.
+    /// Reads a record; returns the receipt in it.
     ///
     /// # Errors
-    /// As [`Registry::look_before`].
+    /// See [`Registry::look_before`].
     pub(super) fn look_at(&self, id: TransferId) -> Result<Option<String>, StateError> {
-        self.note_seen(id, look(&self.state, &self.owners, id))
+        self.adopt(id, observe(&self.state, &self.owners, id))
     }
 
-    fn note_seen(&self, id: TransferId, seen: Result<Seen, StateError>) -> Result<Option<String>, StateError> {
-        // Until it is recorded, nothing in this process starts it.
+    fn adopt(&self, id: TransferId, observed: Result<Observation, StateError>) -> Result<Option<String>, StateError> {
+        // Locked until the record is in memory, so that nothing in this process starts it.
         let live = lock(&self.live);
         if live.contains_key(&id) {
             return Ok(None);
         }
-        let (record, receipt) = match seen {
-            Ok(Seen::Nothing) => {
+        let (record, receipt) = match observed {
+            Ok(Observation::Nothing) => {
                 if lock(&self.others).remove(&id).is_some() {
                     lock(&self.records).remove(id);
                 }
                 return Ok(None);
             }
-            Ok(Seen::AtRest { record, receipt }) => {
+            Ok(Observation::AtRest { record, receipt }) => {
                 lock(&self.others).remove(&id);
                 (record, receipt)
             }
-            Ok(Seen::CutOff(record)) => {
+            Ok(Observation::CutOff(record)) => {
                 lock(&self.others).remove(&id);
                 if record.state.is_final() {
                     lock(&self.cut_off).insert(id);
                 }
                 (record, None)
             }
-            Ok(Seen::Others { record, owner }) => {
+            Ok(Observation::Foreign { record, owner }) => {
                 lock(&self.others).insert(id, owner);
                 (record, None)
             }
-            // It may be sound: the next look finds out.
+            // The record may be sound; the next look tells.
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 self.leave_alone(id, &error);
@@ -123,13 +122,12 @@ impl Registry {
         };
         let is_new = lock(&self.records).get(&id) != Some(&record);
         if is_new {
-            self.note(id, record);
+            self.insert(id, record);
         }
         Ok(receipt)
     }
 
-    /// Keeps a record that is of no use out of the way, so that no transfer of its id writes over
-    /// it.
+    /// Sets a record aside that cannot be used, or remembers it, so that no transfer overwrites it.
     fn leave_alone(&self, id: TransferId, error: &StateError) {
         let is_set_aside = match error {
             StateError::Damaged { path, reason } | StateError::Unusable { path, reason } => {
@@ -143,8 +141,8 @@ impl Registry {
         }
     }
 
-    /// Writes down that transfers were cut off. Only a node does, of which there is one; returns
-    /// how many they were.
+    /// Records interrupted transfers as ended, and returns their number. Only a node does so, since
+    /// there is at most one per state directory.
     pub fn settle_cut_off(&self) -> usize {
         let cut_off = std::mem::take(&mut *lock(&self.cut_off));
         for &id in &cut_off {
@@ -195,7 +193,7 @@ mod tests {
             let command = Registry::open(state.clone()).unwrap();
             drop(command.begin(id(1), under_way(id(1))).await.unwrap());
             let node = Registry::open(state.clone()).unwrap();
-            // One that begins later is seen when somebody looks.
+            // A transfer that starts later is seen at the next look.
             drop(command.begin(id(2), under_way(id(2))).await.unwrap());
             node.look_again().unwrap();
             for id in [id(1), id(2)] {
@@ -214,7 +212,7 @@ mod tests {
         });
     }
 
-    /// It was reported as active forever.
+    /// Such a transfer was reported as active forever.
     #[test]
     fn a_transfer_whose_process_is_gone_was_interrupted_and_its_file_says_so_when_a_node_has_seen_it() {
         let (_room, state) = state();
@@ -230,7 +228,7 @@ mod tests {
             drop(killed.begin(id(2), TransferRecord { request: Some(request), ..under_way(id(2)) }).await.unwrap());
             let beside = Registry::open(state.clone()).unwrap();
             assert_eq!(recently_cut_off_now(&state), 0);
-            // What the kernel does with its locks when it dies.
+            // Releases its locks, as the kernel does when a process dies.
             drop(killed);
             assert_eq!(beside.get(id(1)).unwrap().state, RecordState::Active, "nobody has looked");
             beside.look_again().unwrap();
@@ -239,13 +237,13 @@ mod tests {
             for registry in [&beside, &looked] {
                 let told = registry.get(id(1)).unwrap();
                 assert_eq!((told.state, told.error.unwrap().code.as_str()), (RecordState::Failed, INTERRUPTED));
-                // What a node carried out waits for it.
+                // A node's transfer waits for the node.
                 let waits = registry.get(id(2)).unwrap();
                 assert_eq!((waits.state, waits.error.unwrap().code.as_str()), (RecordState::Queued, INTERRUPTED));
                 let ids: Vec<TransferId> = registry.interrupted().iter().map(|(id, _)| *id).collect();
                 assert_eq!(ids, [id(2)]);
             }
-            assert_eq!(written(&state, id(1))["state"], "active", "who looks changes nothing");
+            assert_eq!(written(&state, id(1))["state"], "active", "looking changes nothing");
             assert!(looked.go_on(id(2)).is_some());
             assert_eq!(looked.get(id(2)).unwrap().error, None);
             assert_eq!((looked.settle_cut_off(), looked.settle_cut_off()), (1, 0));
@@ -256,7 +254,7 @@ mod tests {
         });
     }
 
-    /// Its owner was looked up as a path, and an owner that cannot be a file name counted as alive
+    /// The owner was used as a path, and an owner that is no valid file name counted as alive
     /// forever.
     #[test]
     fn a_record_whose_owner_is_no_name_is_of_a_transfer_that_was_cut_off() {
@@ -276,7 +274,7 @@ mod tests {
         for (number, owner) in (1..).zip(&owners) {
             let mut file = serde_json::to_value(under_way(id(number))).unwrap();
             file["owner"] = owner.as_str().into();
-            // It names a receipt wherever the transfer is shown.
+            // Used as a path, it would name a file outside the receipts' directory.
             file["transfer"] = "../../identity".into();
             state.write(file_of(id(number)), file.to_string().as_bytes()).unwrap();
         }
@@ -294,10 +292,10 @@ mod tests {
 
     fn recently_cut_off_now(state: &StateDirectory) -> usize {
         // The records of these tests were made in 1970.
-        crate::registry::seen::cut_off_since(state, 0).len()
+        crate::registry::observation::cut_off_since(state, 0).len()
     }
 
-    /// Each of them kept a node from starting, or blocked it forever.
+    /// Each of these kept a node from starting, or blocked it forever.
     #[test]
     fn what_cannot_be_read_is_set_aside_or_left_alone_and_hides_nothing_else() {
         let (_room, state) = state();
@@ -313,7 +311,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", path(5)).unwrap();
         std::fs::File::create(path(6)).unwrap().set_len(1 << 40).unwrap();
         std::fs::write(path(7), "{").unwrap();
-        // What cannot be set aside, for something has the names already.
+        // This one cannot be set aside, because the names for it are taken.
         std::fs::create_dir(path(8)).unwrap();
         for taken in ["json.damaged", "json.damaged-2", "json.damaged-3", "json.damaged-4"] {
             std::fs::write(path(8).with_extension(taken), "").unwrap();

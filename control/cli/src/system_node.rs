@@ -1,8 +1,8 @@
-//! Whose node a command is about.
+//! Selects the node that a command works on.
 //!
-//! The system's node has an account of its own, and root administers it. Root's commands on a
-//! node's state directory run as the directory's owner: what they make there belongs to it, and a
-//! node's account cannot make root follow what it has put there.
+//! The system's node has an account of its own and is administered by root. Root's commands on a
+//! node's state directory therefore run as the directory's owner. What they create there belongs to
+//! that account, and the account cannot trick root with symlinks that it has put there.
 
 use std::path::{Path, PathBuf};
 
@@ -17,20 +17,20 @@ use crate::path::args::PathAction;
 /// How a command uses a node's state directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
-    /// It reads and changes what is in it.
+    /// It reads and changes the files in it.
     Files,
-    /// It talks to the running node, and writes a file where the user may write.
+    /// It talks to the running node, and writes a file elsewhere with the user's permissions.
     Socket,
-    /// It has to do with another directory, or with none.
+    /// It uses another directory, or none.
     None,
 }
 
-/// Has root's command go to the system's node, unless a state directory is named, and becomes the
-/// directory's owner. To be called before there is a second thread.
+/// Directs a command run by root to the system's node, unless a state directory is named, and
+/// changes to the account that owns the directory. Must be called before a second thread exists.
 ///
 /// # Errors
 /// [`CommandError`] if this process cannot become that account.
-pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandError> {
+pub fn select(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandError> {
     if matches!(command, Command::Node(_)) {
         return refuse_roots_own_node(global);
     }
@@ -38,7 +38,7 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
     if how == Use::None || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    // What is wrong with the settings is said by the command itself.
+    // The command itself reports errors in the settings.
     let Ok(settings) = Settings::resolve(&global.flags(&EngineArgs::default())) else { return Ok(()) };
     let path = match &settings.state.origin {
         Origin::Default => PathBuf::from(SYSTEM_STATE),
@@ -47,9 +47,9 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
     let Some(state) = OwnedState::at(&path) else { return Ok(()) };
     if settings.state.origin == Origin::Default {
         if matches!(command, Command::Identity(_)) && !global.quiet {
-            say_which_key(&state, &settings.state.value);
+            explain_which_key(&state, &settings.state.value);
         }
-        // Of root's own settings the node knows nothing.
+        // Root's own settings do not apply to the system's node.
         if global.config.is_none() && std::env::var_os("CULVERT_CONFIG").is_none() {
             global.config = Some(SYSTEM_CONFIGURATION).filter(|path| Path::new(path).exists()).map(str::to_owned);
         }
@@ -67,7 +67,7 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
 fn use_of(command: &Command) -> Use {
     match command {
         Command::Identity(_) | Command::Profile(_) | Command::Status(_) | Command::Monitor(_) => Use::Files,
-        // A receipt may be a file of the user who runs the command.
+        // A receipt file is read with the permissions of the user who runs the command.
         Command::Transfer(args) => match &args.action {
             TransferAction::Receipt { what, .. } if Path::new(what).exists() => Use::None,
             _ => Use::Files,
@@ -81,13 +81,13 @@ fn use_of(command: &Command) -> Use {
     }
 }
 
-/// Refuses a second node of root's next to the system's, unless its state directory is named: it
-/// would have a different key from the one `culvert identity` shows root.
+/// Refuses to run a node of root's own next to the system's, unless its state directory is named: its
+/// key would differ from the one that `culvert identity` shows root.
 fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    // What is wrong with the settings is said by the command itself.
+    // The command itself reports errors in the settings.
     let Ok(settings) = Settings::resolve(&global.flags(&EngineArgs::default())) else { return Ok(()) };
     let Some(system) = OwnedState::of_system().filter(|_| settings.state.origin == Origin::Default) else {
         return Ok(());
@@ -101,8 +101,9 @@ fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
     Err(CommandError::new(ExitCode::BadHost, text))
 }
 
-/// Transfers over ssh leave a key in root's state too: it must not be mistaken for the node's.
-fn say_which_key(state: &OwnedState, own: &Path) {
+/// Transfers over ssh leave a key in root's state directory, which must not be mistaken for the
+/// node's.
+fn explain_which_key(state: &OwnedState, own: &Path) {
     if own.join("identity.pk8").exists() {
         let (node, own) = (state.path.display(), own.display());
         say_aside!(
