@@ -63,7 +63,7 @@ async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode,
             report::print_json(&now)?;
         } else {
             let mut out = std::io::stdout();
-            let text = format!("{}\n\n{}\n\nCtrl-C leaves", status::text(&now), rates(&now, previous.as_ref()));
+            let text = format!("{}\n\n{}\n\nCtrl-C quits", status::text(&now), rates(&now, previous.as_ref()));
             let _ = write!(out, "{HOME}{}", plain_lines(&text).replace('\n', "\r\n"));
             let _ = out.flush();
         }

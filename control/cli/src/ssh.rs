@@ -52,6 +52,20 @@ pub struct SshOptions {
     pub cores: Option<String>,
 }
 
+impl SshOptions {
+    /// The command line for the shell on the other host.
+    fn remote_command(&self) -> String {
+        let mut words = vec![quote(&self.program), "far-end".to_owned()];
+        if let Some(ports) = &self.ports {
+            words.extend(["--far-ports".to_owned(), quote(ports)]);
+        }
+        if let Some(cores) = &self.cores {
+            words.extend(["--cores".to_owned(), quote(cores)]);
+        }
+        words.join(" ")
+    }
+}
+
 /// How a far end exited without being asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -82,18 +96,11 @@ impl FarEnd {
         if let Some(port) = host.port {
             arguments.extend(["-p".to_owned(), port.to_string()]);
         }
-        let mut remote = vec![quote(&options.program), "far-end".to_owned()];
-        if let Some(ports) = &options.ports {
-            remote.extend(["--far-ports".to_owned(), quote(ports)]);
-        }
-        if let Some(cores) = &options.cores {
-            remote.extend(["--cores".to_owned(), quote(cores)]);
-        }
         let mut ssh = Command::new(program);
         ssh.args(&arguments)
             .arg("--")
             .arg(&host.name)
-            .arg(remote.join(" "))
+            .arg(options.remote_command())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -122,22 +129,10 @@ impl FarEnd {
             Ok(Some(answer)) => answer,
             Ok(None) => {
                 let status = child.wait().await.ok().and_then(|status| status.code());
-                let printed = tokio::time::timeout(STDERR_WAIT, stderr).await;
-                return Err(Self::explain(
-                    host,
-                    options,
-                    status,
-                    printed.ok().and_then(Result::ok).unwrap_or_default(),
-                ));
+                let printed = tokio::time::timeout(STDERR_WAIT, stderr).await.ok().and_then(Result::ok);
+                return Err(Self::explain(host, options, status, printed.unwrap_or_default()));
             }
-            Err(OutputTooLong) => {
-                return Err(CommandError::failed(format!(
-                    "'{}' on {host} printed more than {} KiB, and none of it is a far end's answer: \
-                     is it culvert, and do the login shell's startup files print too much?",
-                    options.program,
-                    ANSWER_BYTES_MAX >> 10
-                )));
-            }
+            Err(OutputTooLong) => return Err(output_too_long(host, options)),
         };
         if answer.culvert_far_end != FAR_END_VERSION {
             return Err(CommandError::failed(format!(
@@ -223,6 +218,15 @@ impl FarEnd {
             printed.show();
         }
     }
+}
+
+fn output_too_long(host: &SshHost, options: &SshOptions) -> CommandError {
+    CommandError::failed(format!(
+        "'{}' on {host} printed more than {} KiB, and none of it is a far end's answer: \
+         is it culvert, and do the login shell's startup files print too much?",
+        options.program,
+        ANSWER_BYTES_MAX >> 10
+    ))
 }
 
 /// The start of an error about a name that could have been a profile's.

@@ -125,7 +125,7 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
 async fn serve(node: &Arc<Node>, capacity: &Capacity, identified: IdentifiedPartner) {
     // A connection without a request is never busy, so a slot can always be freed.
     let Ok(mut slot) = capacity.awaiting_request.take(identified.connection.partner) else { return };
-    match read_request(node, identified, &mut slot).await {
+    match read_request(identified, &mut slot).await {
         Ok(request) => match take_session(node, capacity, request) {
             Ok((request, _session)) => {
                 drop(slot);
@@ -186,7 +186,6 @@ impl EarlyRefusal {
 /// Waits for a partner's request. The error is none if nothing remains to be done for the
 /// connection.
 async fn read_request(
-    node: &Node,
     mut identified: IdentifiedPartner,
     slot: &mut Slot<PublicKey>,
 ) -> Result<PartnerRequest, Option<Box<EarlyRefusal>>> {
@@ -198,7 +197,7 @@ async fn read_request(
             return Err(Some(EarlyRefusal::temporary(identified, "crowded", text)));
         }
         () = tokio::time::sleep(REQUEST_TIMEOUT) => {
-            let text = format!("no request came within {} s", REQUEST_TIMEOUT.as_secs());
+            let text = format!("no request arrived within {} s", REQUEST_TIMEOUT.as_secs());
             return Err(Some(EarlyRefusal::temporary(identified, "silent", &text)));
         }
     };

@@ -1,7 +1,7 @@
 //! The transfers of a node: the records of all, and the progress of those that run.
 //!
-//! [`lifecycle`] starts, stops and ends transfers. [`rescan`] reads records that other processes
-//! write. [`retention`] and [`receipts`] bound what is kept.
+//! `lifecycle` starts, stops and ends transfers. `rescan` reads records that other processes write.
+//! `retention` and `receipts` bound what is kept.
 
 mod lifecycle;
 mod live;

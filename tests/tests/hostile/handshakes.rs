@@ -126,7 +126,7 @@ fn connections_that_never_ask_keep_no_other_partner_out() {
     // It is told why.
     let mut partner = Stranger::introduced(&greedy, port);
     let refusal = partner.hear_refusal();
-    assert!(refusal.code == RefusalCode::Temporary && refusal.text.contains("no request came"), "{refusal:?}");
+    assert!(refusal.code == RefusalCode::Temporary && refusal.text.contains("no request arrived"), "{refusal:?}");
 }
 
 /// Row 14.

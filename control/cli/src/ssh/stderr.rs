@@ -135,7 +135,7 @@ pub async fn forward(stderr: impl AsyncRead + Unpin) -> SshStderr {
                 output.show();
             }
         } else if count == LINES_MAX + 1 {
-            say_aside!("culvert: the far end printed more than {LINES_MAX} lines; the rest is left out");
+            say_aside!("culvert: the far end printed more than {LINES_MAX} lines; the rest is omitted");
         }
     }
 }

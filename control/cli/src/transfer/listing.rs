@@ -17,6 +17,7 @@ const BOTH_COLUMNS_MIN: usize = 45;
 /// How much of an error is shown where lines are not truncated; 'transfer show' and JSON contain all
 /// of it.
 const ERROR_CHARACTERS_MAX: usize = 80;
+
 /// Lists transfers, the newest first.
 pub async fn list(state: &StateDirectory, limit: usize, active: bool, json: bool) -> Result<ExitCode, CommandError> {
     let mut records = records(state).await?;
