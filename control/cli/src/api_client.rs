@@ -40,8 +40,8 @@ impl ApiClient {
     /// Connects to the node that runs with a state directory, if there is one.
     ///
     /// # Errors
-    /// [`CommandError`] if this process lacks descriptors, memory or permissions to connect, or if a
-    /// node is running but something else is in the place of its socket.
+    /// [`CommandError`] if this process lacks descriptors, memory or permissions to connect, or if
+    /// a node is running but something else is in the place of its socket.
     pub async fn connect(state: &StateDirectory) -> Result<Option<Self>, CommandError> {
         let socket = state.path("api.sock");
         // A symlink is no socket either: it could lead to another node.

@@ -1,7 +1,7 @@
 //! Tips for users of scp and rsync: Culvert's equivalents of their options and commands.
 //!
-//! They are shown with errors of the command line. Culvert never gives an option the meaning that it
-//! has elsewhere: `-p` is a port in one program and preserves modes in another.
+//! They are shown with errors of the command line. Culvert never gives an option the meaning that
+//! it has elsewhere: `-p` is a port in one program and preserves modes in another.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

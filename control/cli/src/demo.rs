@@ -1,4 +1,5 @@
-//! `culvert demo`: two nodes on this host move and verify generated data through the full data path.
+//! `culvert demo`: two nodes on this host move and verify generated data through the full data
+//! path.
 //!
 //! Both nodes have both processes; between them are TLS, UDP over loopback, AES-GCM, BLAKE3 and the
 //! disk. Received files are compared with the originals by a hash that the transfer does not use.

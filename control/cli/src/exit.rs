@@ -59,7 +59,8 @@ impl CommandError {
         self
     }
 
-    /// The same error, for a transfer that continues although this command has stopped waiting for it.
+    /// The same error, for a transfer that continues although this command has stopped waiting for
+    /// it.
     #[must_use]
     pub fn of_followed(mut self, transfer: impl std::fmt::Display, state: RecordState) -> Self {
         self.continues_as = Some(state);

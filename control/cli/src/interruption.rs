@@ -5,8 +5,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::CommandError;
 
-/// Runs a command that needs no orderly end: when interrupted, it is dropped, and the interruption is
-/// its error.
+/// Runs a command that needs no orderly end: when interrupted, it is dropped, and the interruption
+/// is its error.
 ///
 /// # Errors
 /// [`CommandError`]: the command's, or the interruption.

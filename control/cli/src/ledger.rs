@@ -1,8 +1,8 @@
 //! `culvert bench ledger`: the cost of each stage of the data path, in cycles per byte.
 //!
 //! Each stage is measured alone, on one core, with data that stays in the cache as it does in a
-//! lane. Cycles are those of the nominal clock rate in `/proc/cpuinfo`. Cores may run faster, so only
-//! the ratios between rows are meaningful.
+//! lane. Cycles are those of the nominal clock rate in `/proc/cpuinfo`. Cores may run faster, so
+//! only the ratios between rows are meaningful.
 
 mod feedback;
 

@@ -9,8 +9,8 @@
 //!  culvert://HOST:PORT/PATH         of the node there; without a port on 7272
 //! ```
 //!
-//! Ambiguous spellings, and those that would silently lead elsewhere than intended, are refused with
-//! the unambiguous spelling.
+//! Ambiguous spellings, and those that would silently lead elsewhere than intended, are refused
+//! with the unambiguous spelling.
 
 #[cfg(test)]
 mod spellings;

@@ -127,8 +127,8 @@ fn spawn_upkeep(node: &Arc<Node>, settings: &Settings) {
     tokio::spawn(keep_data_plane(node.clone()));
 }
 
-/// Stops running transfers. Those requested by this node's user stay recorded as running and continue
-/// when the node is started again. Partners are told why theirs end.
+/// Stops running transfers. Those requested by this node's user stay recorded as running and
+/// continue when the node is started again. Partners are told why theirs end.
 async fn stop(node: &Node, state: &StateDirectory, quiet: bool) {
     node.registry.stop_all(STOP_TIMEOUT).await;
     node.registry.settle().await;

@@ -1,5 +1,5 @@
-//! Parses the operands and options of a transfer: which paths are local, which are on a partner, and
-//! how the transfer is done.
+//! Parses the operands and options of a transfer: which paths are local, which are on a partner,
+//! and how the transfer is done.
 
 use std::ffi::OsString;
 
@@ -104,8 +104,8 @@ pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
     })
 }
 
-/// The target of a partner's location. For far ends over ssh, [`crate::ssh::FarEnd::target`] is used
-/// instead.
+/// The target of a partner's location. For far ends over ssh, [`crate::ssh::FarEnd::target`] is
+/// used instead.
 #[must_use]
 pub fn target_of(location: &Location) -> Target {
     match location {

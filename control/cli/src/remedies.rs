@@ -1,5 +1,5 @@
-//! Avoids repeating remedies: a notice contains the commands that open a blocked path, and the error
-//! with which the transfer ends later refers to them.
+//! Avoids repeating remedies: a notice contains the commands that open a blocked path, and the
+//! error with which the transfer ends later refers to them.
 
 use std::sync::{Mutex, PoisonError};
 

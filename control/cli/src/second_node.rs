@@ -34,8 +34,8 @@ impl SecondNode {
     /// The name of its profile here.
     pub const NAME: &str = "second";
 
-    /// Starts it with all files in `room`. The lanes of the two nodes get different cores if there are
-    /// at least two.
+    /// Starts it with all files in `room`. The lanes of the two nodes get different cores if there
+    /// are at least two.
     ///
     /// # Errors
     /// [`CommandError`].

@@ -123,8 +123,8 @@ fn refuse_ssh_options(args: &SendArgs, partner: &Location) -> Result<(), Command
     }
 }
 
-/// Runs a request with a far end started over ssh. A far end that has died is restarted, as often as
-/// the transfer may be retried.
+/// Runs a request with a far end started over ssh. A far end that has died is restarted, as often
+/// as the transfer may be retried.
 async fn over_ssh(
     node: &Arc<Node>,
     host: &SshHost,

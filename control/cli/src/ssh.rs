@@ -194,8 +194,8 @@ impl FarEnd {
         self.target.clone()
     }
 
-    /// How it exited without being asked to; none if it is running, or if its exit cannot have caused
-    /// `error`. Waits a moment, because ssh notices the exit later than the network does.
+    /// How it exited without being asked to; none if it is running, or if its exit cannot have
+    /// caused `error`. Waits a moment, because ssh notices the exit later than the network does.
     pub async fn ended(&mut self, error: &CommandError) -> Option<Ended> {
         let may_be_caused = [ExitCode::Failed, ExitCode::Temporary].map(|code| code as u8).contains(&error.exit_code);
         if !may_be_caused {

@@ -81,8 +81,8 @@ fn use_of(command: &Command) -> Use {
     }
 }
 
-/// Refuses to run a node of root's own next to the system's, unless its state directory is named: its
-/// key would differ from the one that `culvert identity` shows root.
+/// Refuses to run a node of root's own next to the system's, unless its state directory is named:
+/// its key would differ from the one that `culvert identity` shows root.
 fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());

@@ -98,8 +98,8 @@ fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
     std::path::absolute(&state).map_err(|error| CommandError::usage(format!("--state {}: {error}", state.display())))
 }
 
-/// The address to which lanes would bind. Errors in the configuration are reported by other commands
-/// and must not hide the page.
+/// The address to which lanes would bind. Errors in the configuration are reported by other
+/// commands and must not hide the page.
 fn bind_address(global: &GlobalArgs) -> IpAddr {
     let flags = Flags { config: global.config.clone(), ..Flags::default() };
     Settings::resolve(&flags).map_or(std::net::Ipv6Addr::UNSPECIFIED.into(), |settings| settings.bind.value)

@@ -5,9 +5,9 @@
 //!  lane ── Tap ──> ring ──┴─> Capture::next ── headers, pcap ──> the API's answer ──> `culvert capture` ──> file
 //! ```
 //!
-//! The rings are read every few milliseconds. If the bytes are consumed too slowly, the rings become
-//! full, and the lanes drop and count packets; nothing grows. Dropping a [`Capture`] ends it in the
-//! lanes too.
+//! The rings are read every few milliseconds. If the bytes are consumed too slowly, the rings
+//! become full, and the lanes drop and count packets; nothing grows. Dropping a [`Capture`] ends it
+//! in the lanes too.
 
 mod headers;
 mod pcap;

@@ -43,7 +43,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 const AWAITING_HELLO: Limits = Limits { all: 256, each: 64 };
 /// Strangers' connections in their handshake, or being refused. A host may start 20 handshakes per
 /// second ([`crate::connection_limiter`]), so each keeps its slot for more than a second: longer
-/// than a handshake over a satellite takes. The total is what may arrive within one such round trip.
+/// than a handshake over a satellite takes. The total is what may arrive within one such round
+/// trip.
 const AUTHENTICATING_STRANGERS: Limits = Limits { all: 128, each: 32 };
 /// The same for partners' hosts, each of which may have other accounts too. A script may start many
 /// transfers at once.

@@ -1,7 +1,7 @@
 //! A node: one identity, one state directory, one data plane, and the transfers with its partners.
 //!
-//! `culvert node` runs one until it is stopped. `culvert send`, and the far end that ssh starts, run
-//! one for the duration of a transfer. They differ in what they listen on and whom they admit
+//! `culvert node` runs one until it is stopped. `culvert send`, and the far end that ssh starts,
+//! run one for the duration of a transfer. They differ in what they listen on and whom they admit
 //! ([`crate::admission::Admission`]).
 
 use std::any::Any;

@@ -18,7 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const EXPECTED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Hosts that are resolved each time. Further hosts count as strangers until their first connection.
+/// Hosts that are resolved each time. Further hosts count as strangers until their first
+/// connection.
 const HOSTS_MAX: usize = 512;
 
 /// Tells the connection limiter which hosts are partners', forever.

@@ -18,7 +18,8 @@ use culvert_system::accounts::OwnedState;
 
 pub use crate::profiles::error::ProfileError;
 
-/// The version of profiles and of the table of pending keys. A file without a version has version 1.
+/// The version of profiles and of the table of pending keys. A file without a version has version
+/// 1.
 const VERSION: u64 = 1;
 
 /// Reads a profile from its file's text.

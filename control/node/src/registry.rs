@@ -110,8 +110,8 @@ impl Registry {
         }
         let before = record.state;
         change(&mut record);
-        // Invariant I-registry-final: A transfer that has ended leaves its final state only by being
-        // started again.
+        // Invariant I-registry-final: A transfer that has ended leaves its final state only by
+        // being started again.
         assert!(!before.is_final() || record.state == before, "transfer {id} went on after it had ended");
         match self.bytes_of(id, &record, None) {
             Ok(bytes) => self.writer.write_later(file_of(id), bytes),

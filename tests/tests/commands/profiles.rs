@@ -66,8 +66,8 @@ fn a_key_that_is_gone_is_not_replaced_by_the_way() {
 #[test]
 fn verify_asks_whether_the_partner_knows_this_node() {
     //= W-35
-    //# An end that only wants to check whether it is known sends `Ping` instead, receives `Pong`, and
-    //# the connection is closed. A node that does not know it refuses as in W-34.
+    //# An end that only wants to check whether it is known sends `Ping` instead, receives `Pong`,
+    //# and the connection is closed. A node that does not know it refuses as in W-34.
     let pair = Pair::new();
     let node = pair.start();
     let verify = |options: &[&str]| run(&pair.here, [&["profile", "verify", "second"], options].concat());
@@ -159,8 +159,8 @@ fn what_is_permitted_is_told_to_those_who_understand_it() {
     //# Since version 8, an end that receives `Ping` in place of a `Request` (W-35) sends `Permits`
     //# before its `Pong`.
     //= W-60
-    //# The end may omit the message; it sends it at most once and at no other time. It is not sent to
-    //# partners of older versions.
+    //# The end may omit the message; it sends it at most once and at no other time. It is not sent
+    //# to partners of older versions.
     let pair = Pair::new();
     let node = pair.start();
     for version in [1, 7] {

@@ -25,8 +25,8 @@ fn assert_goes_on(pair: &Pair) {
 #[test]
 fn an_unknown_key_waits_until_it_is_approved() {
     //= W-34
-    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table of
-    //# fixed size, with a share per host) and refuses with `unknown_key`.
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table
+    //# of fixed size, with a share per host) and refuses with `unknown_key`.
     //= W-30
     //# A node identifies its partners by these keys and nothing else.
     let pair = Pair::new();

@@ -42,8 +42,8 @@ struct Flow {
     report_bytes: usize,
 }
 
-/// Seconds that the reports of a transfer cost on both sides, the size of the transfer, and the size
-/// of its reports.
+/// Seconds that the reports of a transfer cost on both sides, the size of the transfer, and the
+/// size of its reports.
 pub fn feedback(datagram: usize) -> (f64, usize, usize) {
     let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[3; 32]), FLOW_ID, direction);
     let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));

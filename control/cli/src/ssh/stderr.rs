@@ -50,8 +50,8 @@ pub enum SshFailure {
 }
 
 impl SshFailure {
-    /// The failure that a line from OpenSSH reports. Its messages have not changed in twenty years and
-    /// are not localized.
+    /// The failure that a line from OpenSSH reports. Its messages have not changed in twenty years
+    /// and are not localized.
     fn of(line: &str) -> Option<Self> {
         let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
         if has(&["Could not resolve hostname"]) {

@@ -14,8 +14,8 @@ use crate::transfer::lookup::records;
 const SHOWN_CHARACTERS_MIN: usize = 12;
 /// If fewer columns than this are left for paths and results, results are omitted.
 const BOTH_COLUMNS_MIN: usize = 45;
-/// How much of an error is shown where lines are not truncated; 'transfer show' and JSON contain all
-/// of it.
+/// How much of an error is shown where lines are not truncated; 'transfer show' and JSON contain
+/// all of it.
 const ERROR_CHARACTERS_MAX: usize = 80;
 
 /// Lists transfers, the newest first.

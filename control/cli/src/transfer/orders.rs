@@ -123,8 +123,8 @@ mod tests {
 
     const ID: TransferId = TransferId::new(1, 7);
 
-    /// Serves a transfer's record on the socket of a node's API: in each of `states` once, and in the
-    /// last one from then on.
+    /// Serves a transfer's record on the socket of a node's API: in each of `states` once, and in
+    /// the last one from then on.
     fn serve(listener: UnixListener, states: Vec<RecordState>) {
         std::thread::spawn(move || {
             let mut served = 0;

@@ -1,5 +1,5 @@
-//! Captures over the API: the response is the pcap file, streamed while packets are captured, with a
-//! summary as a trailer.
+//! Captures over the API: the response is the pcap file, streamed while packets are captured, with
+//! a summary as a trailer.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -54,7 +54,9 @@ impl Captures {
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let lanes = capture.lanes().count();
-        self.lock().insert(id, capture.stop());
+        let earlier = self.lock().insert(id, capture.stop());
+        // Invariant I-captures-id: A capture's number names no other capture of this node.
+        assert!(earlier.is_none(), "two captures have the number {id}");
         let (pieces, file) = mpsc::channel(PIECES_MAX);
         let captures = self.clone();
         tokio::spawn(async move {

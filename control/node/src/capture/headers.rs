@@ -1,8 +1,8 @@
 //! Synthesizes headers for packets that went through the kernel.
 //!
-//! The lane knows the partner's address and both ports. The local address is the one from which this
-//! host's routes reach the partner. The Ethernet addresses are unknown: this host's is shown as
-//! `02:00:00:00` followed by the lane's number, the partner's as zero.
+//! The lane knows the partner's address and both ports. The local address is the one from which
+//! this host's routes reach the partner. The Ethernet addresses are unknown: this host's is shown
+//! as `02:00:00:00` followed by the lane's number, the partner's as zero.
 
 use std::collections::HashMap;
 use std::io;
@@ -71,8 +71,8 @@ fn local_address_towards(partner: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Writes the Ethernet, IP and UDP headers of a datagram of `bytes`, without the checksums that a NIC
-/// would fill in, except where one is mandatory.
+/// Writes the Ethernet, IP and UDP headers of a datagram of `bytes`, without the checksums that a
+/// NIC would fill in, except where one is mandatory.
 fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6], SocketAddr), bytes: usize) {
     let ((source_mac, source), (destination_mac, destination)) = (source, destination);
     let udp_bytes = (8 + bytes).min(usize::from(u16::MAX)) as u16;

@@ -122,8 +122,8 @@ fn strangers_cannot_fill_the_disk() {
 fn a_key_that_waits_for_approval_is_not_pushed_out_by_those_that_come_after_it() {
     let (_directory, profiles) = profiles();
     //= W-34
-    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table of
-    //# fixed size, with a share per host) and refuses with `unknown_key`.
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table
+    //# of fixed size, with a share per host) and refuses with `unknown_key`.
     let (waiting, host) = (numbered(1_000_000), address(1_000_000));
     let is_there = |key| profiles.pending().unwrap().iter().any(|known| known.key == key);
     assert!(profiles.note_pending(waiting, "waiting", &host, 100).unwrap());

@@ -52,7 +52,8 @@ impl Registry {
         let refuse = |code, text: &str| Err(Refusal::new(code, format!("transfer {id} {text}")));
         self.look_before(id).await.map_err(|error| not_recorded(&error))?;
         //= W-44
-        //# The id in a `Request` must not be that of another partner's transfer or of a running one.
+        //# The id in a `Request` must not be that of another partner's transfer or of a running
+        //# one.
         let is_others = lock(&self.records).get(&id).is_some_and(|known| {
             known.request.is_some() || known.partner != record.partner || known.role != record.role
         });

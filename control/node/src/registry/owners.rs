@@ -86,8 +86,8 @@ impl Owners {
         Err(os(std::io::Error::other(last.unwrap_or(LockError::Held))))
     }
 
-    /// Whether the process with an owner's name is alive. If that cannot be determined, it counts as
-    /// alive: a missing permission must not make a transfer look interrupted.
+    /// Whether the process with an owner's name is alive. If that cannot be determined, it counts
+    /// as alive: a missing permission must not make a transfer look interrupted.
     pub(super) fn is_alive(&self, name: &str) -> bool {
         is_name(name) && is_locked(&self.state.path(name))
     }

@@ -1,5 +1,5 @@
-//! Bounds the number of receipts. They are evidence and kept as long as possible, but a partner that
-//! requests transfers endlessly must not fill the disk with them.
+//! Bounds the number of receipts. They are evidence and kept as long as possible, but a partner
+//! that requests transfers endlessly must not fill the disk with them.
 //!
 //! Receipts of transfers requested by this node's user are kept as long as their records. Of those
 //! requested by a partner, the newest [`RECEIPTS_PER_PARTNER`] are kept. Existing receipts are
@@ -100,8 +100,8 @@ fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
     index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The partner of a receipt; none if the text is no valid receipt, in which case it is not Culvert's
-/// to remove.
+/// The partner of a receipt; none if the text is no valid receipt, in which case it is not
+/// Culvert's to remove.
 fn partner_of(receipt: &str, own_key: Option<PublicKey>) -> Option<PublicKey> {
     let (_, statement) = Receipt::verify(receipt).ok()?;
     Some(if Some(statement.sender) == own_key { statement.receiver } else { statement.sender })
