@@ -170,17 +170,11 @@ fn show_limit(
 /// free ports.
 fn require_second(global: &GlobalArgs, engine: &EngineArgs) -> Result<(), CommandError> {
     Settings::resolve(&global.flags(engine))?.engine(false, None)?;
-    let EngineArgs { cores: _, memory: _, mtu: _, bind, ports, datapath, interface, af_xdp_mode, busy_poll } = engine;
-    let others = [
-        (bind, "--bind"),
-        (ports, "--ports"),
-        (datapath, "--datapath"),
-        (interface, "--interface"),
-        (af_xdp_mode, "--af-xdp-mode"),
-        (busy_poll, "--busy-poll"),
-    ];
-    match others.into_iter().find(|(value, _)| value.as_deref().is_some_and(|value| value != "udp")) {
-        Some((_, option)) => Err(CommandError::usage(format!(
+    let mut others = engine.flags.clone();
+    (others.cores, others.memory, others.mtu) = (None, None, None);
+    let refused = others.given().find(|(_, value)| *value != "udp");
+    match refused.map(|(flag, _)| flag.typed) {
+        Some(option) => Err(CommandError::usage(format!(
             "{option} is for a measurement with a partner: without one both nodes are on this machine, over loopback"
         ))),
         None => Ok(()),

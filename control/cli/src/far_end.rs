@@ -32,7 +32,7 @@ const PORTS_OPTION: &str = "--remote-ports";
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, CommandError> {
     let mut engine = args.engine.clone();
-    engine.ports = engine.ports.or_else(|| args.far_ports.clone());
+    engine.flags.ports = engine.flags.ports.or_else(|| args.far_ports.clone());
     let settings = Settings::resolve(&global.flags(&engine)).map_err(with_remote_option)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
@@ -86,14 +86,14 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     Ok(code)
 }
 
-/// Names the option with which a value was given on the host where the transfer is started.
+/// Names the option that set the value on the host where the transfer was started.
 fn with_remote_option(error: SettingsError) -> SettingsError {
     match error {
-        SettingsError::Value { name: "cores", origin: Origin::Flag, reason } => {
-            SettingsError::Value { name: "remote_cores", origin: Origin::Flag, reason }
+        SettingsError::Value { name, origin: Origin::Flag("--cores"), reason } => {
+            SettingsError::Value { name, origin: Origin::Flag("--remote-cores"), reason }
         }
-        SettingsError::Value { name: "ports", origin: Origin::Flag, reason } => {
-            SettingsError::Value { name: "remote_ports", origin: Origin::Flag, reason }
+        SettingsError::Value { name, origin: Origin::Flag("--ports"), reason } => {
+            SettingsError::Value { name, origin: Origin::Flag(PORTS_OPTION), reason }
         }
         error => error,
     }

@@ -10,6 +10,7 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use culvert_model::exit_code::ExitCode;
+use culvert_node::settings::SECTIONS;
 
 /// When this version's pages were last changed. Not the day of the build: the same source makes the
 /// same pages.
@@ -36,7 +37,7 @@ pub fn write_all(command: Command, directory: &Path) -> io::Result<()> {
     let mut command = command.disable_help_subcommand(true);
     command.build();
     write(&command, directory)?;
-    fs::write(directory.join("culvert.toml.5"), tidy(&configuration::page(DATE, MANUAL)?))
+    fs::write(directory.join("culvert.toml.5"), tidy(&configuration::page(DATE, MANUAL, SECTIONS)?))
 }
 
 fn write(command: &Command, directory: &Path) -> io::Result<()> {

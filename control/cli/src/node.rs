@@ -9,7 +9,7 @@ use culvert_node::admission::Admission;
 use culvert_node::api::Api;
 use culvert_node::listener::{SpareDescriptor, listen};
 use culvert_node::node::Node;
-use culvert_node::settings::{Flags, Settings};
+use culvert_node::settings::Settings;
 use culvert_node::{log_lines, tuning};
 use culvert_plane::{DataPlaneError, Origin};
 use culvert_protocol::counted::noun;
@@ -36,14 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, CommandError> {
-    let flags = Flags {
-        listen: args.listen,
-        metrics: args.metrics,
-        name: args.name,
-        dataplane_socket: args.dataplane_socket,
-        ..global.flags(&args.engine)
-    };
-    let settings = Settings::resolve(&flags)?;
+    let settings = Settings::resolve(&args.settings.flags.or(global.flags(&args.engine)))?;
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
     log_lines::stamp_lines();

@@ -54,8 +54,8 @@ impl SecondNode {
             .arg0(PROGRAM)
             .args(["node", "--quiet", "--listen", "127.0.0.1:0", "--metrics", "off", "--name", "second"])
             .args(["--cores", &their_cores, "--ports", "any"])
-            .args(engine.memory.iter().flat_map(|memory| ["--memory", memory]))
-            .args(engine.mtu.iter().flat_map(|mtu| ["--mtu", mtu]))
+            .args(engine.flags.memory.iter().flat_map(|memory| ["--memory", memory]))
+            .args(engine.flags.mtu.iter().flat_map(|mtu| ["--mtu", mtu]))
             .arg("--state")
             .arg(&there)
             .stdin(Stdio::null())
@@ -69,8 +69,8 @@ impl SecondNode {
         let flags = Flags {
             state: Some(here.display().to_string()),
             cores: Some(our_cores),
-            memory: engine.memory.clone(),
-            mtu: engine.mtu.clone(),
+            memory: engine.flags.memory.clone(),
+            mtu: engine.flags.mtu.clone(),
             ..Flags::default()
         };
         let node = embedded(&Settings::resolve(&flags)?, &state, None)?;
@@ -121,7 +121,7 @@ impl SecondNode {
 fn two_core_lists(engine: &EngineArgs) -> (String, String) {
     let cores: Vec<String> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id.to_string()).collect();
-    let cores = match &engine.cores {
+    let cores = match &engine.flags.cores {
         Some(list) => list.split(',').map(str::to_owned).collect(),
         None => cores,
     };

@@ -53,7 +53,7 @@ pub fn select(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
         if global.config.is_none() && std::env::var_os("CULVERT_CONFIG").is_none() {
             global.config = Some(SYSTEM_CONFIGURATION).filter(|path| Path::new(path).exists()).map(str::to_owned);
         }
-        global.state = Some(path.display().to_string());
+        global.common.flags.state = Some(path.display().to_string());
     }
     if how == Use::Files {
         state.owner.assume().map_err(|error| {

@@ -50,7 +50,7 @@ fn with_context(
         program: std::env::current_exe()
             .map_err(|error| CommandError::failed(format!("cannot find this program: {error}")))?,
         arguments: vec!["--state".to_owned(), state.display().to_string(), "tune".to_owned()],
-        tune: match &global.state {
+        tune: match &global.common.flags.state {
             Some(named) => format!("culvert --state {named} tune"),
             None => "culvert tune".to_owned(),
         },
@@ -90,7 +90,7 @@ impl io::Write for AnswerTracking {
 /// The state directory. If it is given on the command line, the configuration file is not read, so
 /// that the guard can roll back even if that file is broken.
 fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
-    let named = global.state.as_ref().map(PathBuf::from);
+    let named = global.common.flags.state.as_ref().map(PathBuf::from);
     let state = match named {
         Some(state) => state,
         None => tuning::state_of_host(&Settings::resolve(&global.flags(&Default::default()))?),

@@ -12,6 +12,7 @@ pub mod progress;
 pub mod record;
 pub mod request;
 pub mod result;
+pub mod setting;
 pub mod typed_path;
 pub mod units;
 pub mod would;

@@ -1,16 +1,53 @@
 //! Options that commands share: where the state is, and how the data plane is set up.
+//!
+//! Options of settings are made from the table of settings. Those defined here are none: the
+//! configuration file that is read, and what is printed.
 
-use clap::Args;
-use culvert_node::settings::Flags;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
+use culvert_model::setting::{Row, Scope};
+use culvert_node::settings::{Flags, ROWS};
+
+/// Defines the settings' options of some scopes as options of a command.
+macro_rules! options_of_settings {
+    ($(#[doc = $doc:literal])+ $type:ident: $($scope:ident),+) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, Default)]
+        pub struct $type {
+            /// What the command line set.
+            pub flags: Flags,
+        }
+
+        impl Args for $type {
+            fn augment_args(command: clap::Command) -> clap::Command {
+                with_options(command, ROWS, &[$(Scope::$scope),+])
+            }
+
+            fn augment_args_for_update(command: clap::Command) -> clap::Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl FromArgMatches for $type {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                let mut options = Self::default();
+                options.update_from_arg_matches(matches)?;
+                Ok(options)
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                take_options(&mut self.flags, matches, &[$(Scope::$scope),+]);
+                Ok(())
+            }
+        }
+    };
+}
 
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default:
-    /// $XDG_STATE_HOME/culvert; /var/lib/culvert for the culvert account and for root's node
-    /// commands]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
-    pub state: Option<String>,
+    /// Settings.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Configuration file [variable: CULVERT_CONFIG] [default:
     /// $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
@@ -21,62 +58,26 @@ pub struct GlobalArgs {
     pub quiet: bool,
 }
 
-/// How this host's data plane is set up.
-#[derive(Clone, Debug, Default, Args)]
-pub struct EngineArgs {
-    /// Cores to run lanes on, one lane per core: 2,3 or 2-5 [variable: CULVERT_CORES] [default:
-    /// half of the cores, at most 4]
-    #[arg(long, value_name = "LIST", help_heading = "Data plane")]
-    pub cores: Option<String>,
-    /// Memory for chunk buffers; limits how much data can be in flight [variable: CULVERT_MEMORY]
-    /// [default: 64MiB per lane]
-    #[arg(long, value_name = "SIZE", help_heading = "Data plane")]
-    pub memory: Option<String>,
-    /// Local address of the lanes' sockets [variable: CULVERT_BIND] [default: all addresses]
-    #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
-    pub bind: Option<String>,
-    /// UDP ports for the lanes, for example 7273-7276; each lane uses a free one [variable:
-    /// CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
-    #[arg(long, value_name = "LIST", help_heading = "Data plane")]
-    pub ports: Option<String>,
-    /// Largest IP packet to send, in bytes [variable: CULVERT_MTU] [default: what the path carries]
-    #[arg(long, value_name = "BYTES", help_heading = "Data plane")]
-    pub mtu: Option<String>,
-    /// Datapath: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = "Data plane")]
-    pub datapath: Option<String>,
-    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to
-    /// the partner, or the only one; with --datapath auto, AF_XDP is used only on an interface
-    /// named here]
-    #[arg(long, value_name = "NAME", help_heading = "Data plane")]
-    pub interface: Option<String>,
-    /// Use this AF_XDP mode and no other: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE]
-    /// [default: auto, the best that works]
-    #[arg(long, value_name = "MODE", help_heading = "Data plane")]
-    pub af_xdp_mode: Option<String>,
-    /// Microseconds of busy polling per AF_XDP system call [variable: CULVERT_BUSY_POLL] [default:
-    /// 0, use interrupts]
-    #[arg(long, value_name = "MICROSECONDS", help_heading = "Data plane")]
-    pub busy_poll: Option<String>,
+options_of_settings! {
+    /// Settings that every command takes.
+    CommonArgs: Common
+}
+
+options_of_settings! {
+    /// Settings that only `culvert node` takes.
+    NodeOnlyArgs: Node, NodeDataPlane
+}
+
+options_of_settings! {
+    /// How this host's data plane is set up.
+    EngineArgs: DataPlane
 }
 
 impl EngineArgs {
     /// The first of the options that were given on the command line, as people type it.
     #[must_use]
     pub fn given(&self) -> Option<&'static str> {
-        let Self { cores, memory, bind, ports, mtu, datapath, interface, af_xdp_mode, busy_poll } = self;
-        let options = [
-            (cores, "--cores"),
-            (memory, "--memory"),
-            (bind, "--bind"),
-            (ports, "--ports"),
-            (mtu, "--mtu"),
-            (datapath, "--datapath"),
-            (interface, "--interface"),
-            (af_xdp_mode, "--af-xdp-mode"),
-            (busy_poll, "--busy-poll"),
-        ];
-        options.into_iter().find(|(value, _)| value.is_some()).map(|(_, name)| name)
+        self.flags.given().next().map(|(flag, _)| flag.typed)
     }
 }
 
@@ -84,20 +85,126 @@ impl GlobalArgs {
     /// As flags for the settings.
     #[must_use]
     pub fn flags(&self, engine: &EngineArgs) -> Flags {
-        let engine = engine.clone();
-        Flags {
-            config: self.config.clone(),
-            state: self.state.clone(),
-            cores: engine.cores,
-            memory: engine.memory,
-            bind: engine.bind,
-            ports: engine.ports,
-            mtu: engine.mtu,
-            datapath: engine.datapath,
-            interface: engine.interface,
-            af_xdp_mode: engine.af_xdp_mode,
-            busy_poll: engine.busy_poll,
-            ..Flags::default()
+        Flags { config: self.config.clone(), ..self.common.flags.clone() }.or(engine.flags.clone())
+    }
+}
+
+/// Adds the options of these scopes, scope by scope.
+fn with_options(command: clap::Command, rows: &[Row], scopes: &[Scope]) -> clap::Command {
+    let options = scopes.iter().flat_map(|scope| rows.iter().filter_map(|row| option(row, *scope)));
+    command.args(options)
+}
+
+/// The option of a setting, if it has one of this scope.
+fn option(row: &Row, scope: Scope) -> Option<Arg> {
+    let flag = row.flag.filter(|flag| flag.scope == scope)?;
+    let option = Arg::new(row.name)
+        .long(flag.long())
+        .value_name(flag.value_name)
+        .help(row.flag_help())
+        .help_heading(scope.heading())
+        .action(ArgAction::Set)
+        .global(scope == Scope::Common);
+    Some(option)
+}
+
+fn take_options(flags: &mut Flags, matches: &ArgMatches, scopes: &[Scope]) {
+    for (row, place) in flags.places() {
+        if row.flag.is_some_and(|flag| scopes.contains(&flag.scope)) {
+            *place = matches.get_one::<String>(row.name).cloned();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory as _, Parser as _};
+    use culvert_model::setting::Flag;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// Name, help and heading of each option of a command that names a variable.
+    fn settings_of(command: &clap::Command) -> BTreeSet<(String, String, Option<String>)> {
+        let options = command.get_arguments().filter_map(|option| {
+            let help = option.get_help()?.to_string();
+            let heading = option.get_help_heading().map(str::to_owned);
+            help.contains("[variable: ").then(|| (format!("--{}", option.get_long().unwrap_or("")), help, heading))
+        });
+        options.collect()
+    }
+
+    fn expected(scopes: &[Scope]) -> BTreeSet<(String, String, Option<String>)> {
+        let rows = ROWS.iter().filter_map(|row| Some((row, row.flag.filter(|flag| scopes.contains(&flag.scope))?)));
+        rows.map(|(row, flag)| (flag.typed.to_owned(), row.flag_help(), flag.scope.heading().map(str::to_owned)))
+            .collect()
+    }
+
+    #[test]
+    fn commands_have_the_options_of_the_table_and_no_others() {
+        use Scope::{Common, DataPlane, Node, NodeDataPlane};
+        let mut root = Cli::command();
+        root.build();
+        let config = settings_of(&root).into_iter().filter(|(option, ..)| option == "--config");
+        let config: BTreeSet<_> = config.collect();
+        let of = |path: &[&str]| {
+            let command = path.iter().fold(&root, |command, name| command.find_subcommand(name).unwrap());
+            settings_of(command).difference(&config).cloned().collect::<BTreeSet<_>>()
+        };
+        assert_eq!(config.len(), 1);
+        assert_eq!(of(&["node"]), expected(&[Common, Node, NodeDataPlane, DataPlane]));
+        let with_lanes = [&["send"][..], &["get"], &["bench", "net"], &["far-end"]];
+        for path in with_lanes {
+            assert_eq!(of(path), expected(&[Common, DataPlane]), "{path:?}");
+        }
+        let compared: Vec<String> =
+            [&["node"][..]].iter().chain(&with_lanes).map(|path| format!("culvert {}", path.join(" "))).collect();
+        let mut commands = Vec::new();
+        collect(&root, "culvert", &mut commands);
+        for (name, command) in commands.iter().filter(|(name, _)| !compared.contains(name)) {
+            let options: BTreeSet<_> = settings_of(command).difference(&config).cloned().collect();
+            assert_eq!(options, expected(&[Common]), "{name}");
+        }
+    }
+
+    fn collect<'a>(command: &'a clap::Command, name: &str, found: &mut Vec<(String, &'a clap::Command)>) {
+        found.push((name.to_owned(), command));
+        let subcommands = command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help");
+        subcommands.for_each(|subcommand| collect(subcommand, &format!("{name} {}", subcommand.get_name()), found));
+    }
+
+    #[test]
+    fn what_is_typed_arrives_under_its_row() {
+        let mut line = vec!["culvert".to_owned(), "node".to_owned()];
+        for flag in ROWS.iter().filter_map(|row| row.flag) {
+            line.extend([flag.typed.to_owned(), flag.long().to_uppercase()]);
+        }
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::Node(node) = &cli.command else { panic!("{:?}", cli.command) };
+        let flags = node.settings.flags.clone().or(cli.global.flags(&node.engine));
+        let given: Vec<(&str, String)> = flags.given().map(|(flag, text)| (flag.typed, text.to_owned())).collect();
+        let expected: Vec<(&str, String)> =
+            ROWS.iter().filter_map(|row| row.flag).map(|flag| (flag.typed, flag.long().to_uppercase())).collect();
+        assert_eq!(given, expected);
+    }
+
+    #[test]
+    fn a_row_of_another_table_becomes_an_option() {
+        let flag = Flag { typed: "--water-level", value_name: "METERS", scope: Scope::DataPlane };
+        let row = Row {
+            name: "water_level_m",
+            help: "Level of the water",
+            note: "",
+            default: "none",
+            example: "3",
+            variable: Some("CULVERT_WATER_LEVEL"),
+            flag: Some(flag),
+        };
+        let command = with_options(clap::Command::new("x"), &[row], &[Scope::DataPlane]);
+        let help = "Level of the water [variable: CULVERT_WATER_LEVEL] [default: none]";
+        let option = ("--water-level".to_owned(), help.to_owned(), Some("Data plane".to_owned()));
+        assert_eq!(settings_of(&command), BTreeSet::from([option]));
     }
 }

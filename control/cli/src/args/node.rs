@@ -2,26 +2,14 @@
 
 use clap::{Args, Subcommand};
 
-use crate::args::common::EngineArgs;
+use crate::args::common::{EngineArgs, NodeOnlyArgs};
 
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port to listen on for partners [variable: CULVERT_LISTEN] [default: all
-    /// addresses, port 7272]
-    #[arg(long, value_name = "ADDRESS")]
-    pub listen: Option<String>,
-    /// Address and TCP port to serve /metrics on, or off [variable: CULVERT_METRICS] [default:
-    /// 127.0.0.1:9472]
-    #[arg(long, value_name = "ADDRESS")]
-    pub metrics: Option<String>,
-    /// Name that partners see [variable: CULVERT_NAME] [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Socket on which systemd starts the data plane as a separate unit [variable:
-    /// CULVERT_DATAPLANE_SOCKET] [default: none; the node starts the data plane itself]
-    #[arg(long, value_name = "PATH", help_heading = "Data plane")]
-    pub dataplane_socket: Option<String>,
+    /// Settings.
+    #[command(flatten)]
+    pub settings: NodeOnlyArgs,
     /// The data plane.
     #[command(flatten)]
     pub engine: EngineArgs,

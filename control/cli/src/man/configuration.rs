@@ -1,48 +1,29 @@
-//! culvert.toml(5), made from the file that packages install: it names every setting, which a test
-//! holds it to.
+//! culvert.toml(5), made from the table of settings.
 
 use std::io;
 
-use clap_mangen::roff::{Inline, Roff, bold, roman};
-
-/// The file with every setting as a comment.
-const SETTINGS: &str = include_str!("../../../../packaging/culvert.toml");
+use clap_mangen::roff::{Roff, bold, roman};
+use culvert_model::setting::Section;
 
 /// The page.
 ///
 /// # Errors
 /// Never: it is written to memory.
-pub fn page(date: &str, manual: &str) -> io::Result<Vec<u8>> {
+pub fn page(date: &str, manual: &str, sections: &[Section]) -> io::Result<Vec<u8>> {
     let version = concat!("culvert ", env!("CARGO_PKG_VERSION"));
     let mut page = Roff::default();
     page.control("TH", ["culvert.toml", "5", date, version, manual]);
     page.control("SH", ["NAME"]);
     page.text([roman("culvert.toml - settings of Culvert")]);
-    let paragraphs: Vec<Vec<&str>> = SETTINGS.split("\n\n").map(|paragraph| paragraph.lines().collect()).collect();
+    let (above, tables): (Vec<&Section>, Vec<&Section>) = sections.iter().partition(|section| section.name.is_empty());
     page.control("SH", ["DESCRIPTION"]);
-    // What stands before the first setting is about the file.
-    page.text([roman(prose(paragraphs.first().map_or(&[][..], Vec::as_slice)))]);
+    above.iter().for_each(|section| paragraphs(&mut page, section.about));
     page.control("SH", ["SETTINGS"]);
-    for lines in &paragraphs {
-        let Some(first) = setting(lines) else { continue };
-        match first.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(table) => {
-                page.control("SS", [table]);
-                page.text([roman(prose(lines))]);
-                page.control("PP", []);
-                page.control("nf", []);
-                page.text([bold(format!("[{table}]"))]);
-                lines.iter().filter_map(|line| of_line(line)).skip(1).for_each(|line| {
-                    page.text([roman(line)]);
-                });
-                page.control("fi", []);
-            }
-            None => {
-                page.control("TP", []);
-                page.text(head(first));
-                page.text([roman(prose(lines))]);
-            }
-        }
+    above.iter().for_each(|section| describe(&mut page, section));
+    for section in tables {
+        page.control("SS", [format!("[{}]", section.name).as_str()]);
+        paragraphs(&mut page, section.about);
+        describe(&mut page, section);
     }
     page.control("SH", ["FILES"]);
     for (file, text) in [
@@ -70,37 +51,62 @@ pub fn page(date: &str, manual: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A setting is a comment without a space.
-fn of_line<'a>(line: &&'a str) -> Option<&'a str> {
-    line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
+/// A table of the file: what it is about, and each of its settings.
+fn describe(page: &mut Roff, section: &Section) {
+    for row in section.rows {
+        page.control("TP", []);
+        page.text([bold(row.name), roman(format!(" = {}", row.example))]);
+        page.text([roman(row.sentences())]);
+    }
 }
 
-fn setting<'a>(lines: &[&'a str]) -> Option<&'a str> {
-    lines.iter().find_map(of_line)
-}
-
-fn prose(lines: &[&str]) -> String {
-    let words = lines.iter().filter(|line| of_line(line).is_none()).map(|line| line.trim_start_matches(['#', ' ']));
-    words.collect::<Vec<_>>().join(" ").trim().to_owned()
-}
-
-fn head(setting: &str) -> Vec<Inline> {
-    let (name, value) = setting.split_once(" = ").unwrap_or((setting, ""));
-    vec![bold(name.to_owned()), roman(format!(" = {value}"))]
+fn paragraphs(page: &mut Roff, text: &str) {
+    for (number, paragraph) in text.split("\n\n").enumerate() {
+        if number > 0 {
+            page.control("PP", []);
+        }
+        page.text([roman(paragraph)]);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use culvert_model::setting::Row;
+    use culvert_node::settings::SECTIONS;
+
     use super::*;
 
+    /// The settings that the page describes.
+    fn described(sections: &[Section]) -> Vec<String> {
+        let text = String::from_utf8(page("2026-11-30", "x", sections).unwrap()).unwrap().replace('\\', "");
+        let (_, settings) = text.split_once(".SH SETTINGS").unwrap();
+        let (settings, _) = settings.split_once(".SH FILES").unwrap();
+        let heads = settings.lines().filter_map(|line| line.strip_prefix("fB")?.split_once("fR = "));
+        heads.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn names(sections: &[Section]) -> Vec<String> {
+        sections.iter().flat_map(|section| section.rows).map(|row| row.name.to_owned()).collect()
+    }
+
     #[test]
-    fn every_setting_is_in_the_page() {
-        let text = String::from_utf8(page("2026-11-30", "x").unwrap()).unwrap().replace('\\', "");
-        let settings: Vec<&str> = SETTINGS.lines().filter_map(|line| of_line(&line)).collect();
-        assert!(settings.len() > 30);
-        for setting in settings {
-            let name = setting.split(" = ").next().unwrap();
-            assert!(text.contains(name), "{name}");
-        }
+    fn the_page_describes_the_rows_and_nothing_else() {
+        assert!(names(SECTIONS).len() > 30);
+        assert_eq!(described(SECTIONS), names(SECTIONS));
+    }
+
+    #[test]
+    fn a_row_of_another_table_is_described() {
+        static ROWS: &[Row] = &[Row {
+            name: "water_level_m",
+            help: "Level of the water",
+            note: "",
+            default: "none",
+            example: "3",
+            variable: None,
+            flag: None,
+        }];
+        let sections = [Section { name: "", about: "About.", rows: ROWS }];
+        assert_eq!(described(&sections), ["water_level_m"]);
     }
 }

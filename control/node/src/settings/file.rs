@@ -1,45 +1,19 @@
-//! The configuration file.
+//! The configuration file: which one is read, and how.
 
 use std::path::{Path, PathBuf};
 
-use culvert_path::settings::{ArchiveTable, PathTable, PsconfigTable, ResponderTable};
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use crate::settings::flags::Flags;
 use crate::settings::origin::SettingsError;
 use crate::settings::resolver::{Variables, user_directory};
+use crate::settings::values::join;
 
 /// The configuration of the system's node.
 pub const SYSTEM_CONFIGURATION: &str = "/etc/culvert/culvert.toml";
 /// No configuration is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// The configuration file.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FileSettings {
-    pub(super) state: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) listen: Option<String>,
-    pub(super) metrics: Option<String>,
-    pub(super) cores: Option<CoreList>,
-    pub(super) memory: Option<String>,
-    pub(super) bind: Option<String>,
-    pub(super) ports: Option<String>,
-    pub(super) mtu: Option<u32>,
-    pub(super) datapath: Option<String>,
-    pub(super) interface: Option<String>,
-    pub(super) dataplane_socket: Option<String>,
-    pub(super) af_xdp_mode: Option<String>,
-    pub(super) busy_poll_us: Option<u32>,
-    pub(super) patience_s: Option<u32>,
-    #[serde(default)]
-    pub(super) path: PathTable,
-    pub(super) responder: Option<ResponderTable>,
-    pub(super) archive: Option<ArchiveTable>,
-    pub(super) psconfig: Option<PsconfigTable>,
-}
 
 /// Cores in a file: a list, or text as on the command line.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,14 +23,23 @@ pub(super) enum CoreList {
     Text(String),
 }
 
-/// Reads the file that is named, or the first that is there.
-pub(super) fn read_file(
-    flags: &Flags,
+impl std::fmt::Display for CoreList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::List(cores) => f.write_str(&join(cores)),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Reads the file that is named, or the first that exists.
+pub(super) fn read_file<T: DeserializeOwned + Default>(
+    named: Option<&str>,
     variables: Variables<'_>,
-) -> Result<(FileSettings, Option<PathBuf>), SettingsError> {
-    let named = flags.config.clone().or_else(|| variables("CULVERT_CONFIG")).map(PathBuf::from);
-    let path = match &named {
-        Some(path) => path.clone(),
+) -> Result<(T, Option<PathBuf>), SettingsError> {
+    let named = named.map(str::to_owned).or_else(|| variables("CULVERT_CONFIG")).map(PathBuf::from);
+    let path = match named {
+        Some(path) => path,
         None => {
             let candidates = [
                 user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")),
@@ -64,7 +47,7 @@ pub(super) fn read_file(
             ];
             match candidates.into_iter().flatten().find(|path| path.exists()) {
                 Some(path) => path,
-                None => return Ok((FileSettings::default(), None)),
+                None => return Ok((T::default(), None)),
             }
         }
     };
@@ -73,6 +56,6 @@ pub(super) fn read_file(
     Ok((parse_file(&text, &path)?, Some(path)))
 }
 
-pub(super) fn parse_file(text: &str, path: &Path) -> Result<FileSettings, SettingsError> {
+pub(super) fn parse_file<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, SettingsError> {
     toml::from_str(text).map_err(|error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })
 }

@@ -1,4 +1,4 @@
-//! The data plane's set-up, as the settings ask for it.
+//! The configuration of the data plane, derived from the settings and this host.
 
 use std::net::IpAddr;
 
@@ -14,22 +14,22 @@ use crate::settings::Settings;
 use crate::settings::origin::SettingsError;
 use crate::settings::values::{Ports, join};
 
-/// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
+/// The most lanes if no cores are named: more help only with a 100 Gb/s NIC.
 const LANES_DEFAULT_MAX: usize = 4;
-/// Chunk buffers of each lane unless memory is set: what 10 Gb/s have in flight over 50 ms, and
-/// small enough for any host.
+/// Chunk buffers per lane if `memory` is not set: what is in flight at 10 Gb/s over 50 ms, and small
+/// enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
-/// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms
-/// at 40 Gb/s.
+/// Buffer bytes requested for each lane's socket; hosts grant at most `net.core.rmem_max`. 16 MiB
+/// hold 3 ms at 40 Gb/s.
 pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
 
 impl Settings {
-    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own,
-    /// rather than one for a single transfer; `partner` is that transfer's partner, as far as it is
-    /// known.
+    /// The configuration of the data plane. `is_node`: this process is a node with ports of its own,
+    /// not an embedded one for a single transfer. `partner` is that transfer's partner, if known.
     ///
     /// # Errors
-    /// [`SettingsError`]: cores that this process may not use.
+    /// [`SettingsError`]: cores that this process may not use, too little memory or too few ports for
+    /// the lanes, or an interface that does not exist.
     pub fn engine(&self, is_node: bool, partner: Option<IpAddr>) -> Result<PlaneConfig, SettingsError> {
         let cores = self.lane_cores()?;
         let memory_bytes = match self.memory.value as usize {
@@ -55,8 +55,8 @@ impl Settings {
             Ports::Automatic | Ports::Any => Vec::new(),
             Ports::These(ports) => ports.clone(),
         };
-        // Partners' firewalls know a node's ports; a single transfer's lanes take any that are
-        // free.
+        // Partners' firewalls name a node's ports, so each lane gets one of the first; the lanes of a
+        // single transfer take any that are free.
         let ports = if is_node { ports.into_iter().take(cores.len()).collect() } else { ports };
         if !ports.is_empty() && ports.len() < cores.len() {
             return Err(SettingsError::Value {
@@ -83,14 +83,14 @@ impl Settings {
         })
     }
 
-    /// Whether AF_XDP is asked for and its interface left to be found.
+    /// Whether AF_XDP is requested without naming its interface.
     #[must_use]
     pub fn seeks_interface(&self) -> bool {
         self.datapath.value == "af_xdp" && self.interface.value.is_none()
     }
 
-    /// The interface for AF_XDP, or why there is none: where it was asked for, and by itself only
-    /// where an interface was named.
+    /// The interface for AF_XDP, or why there is none. The datapath `auto` uses AF_XDP only on an
+    /// interface that is named.
     fn af_xdp(&self, partner: Option<IpAddr>) -> Result<(Option<AfXdpStart>, Vec<String>), SettingsError> {
         let name = self.interface.value.as_deref();
         let is_wanted = match self.datapath.value.as_str() {
@@ -128,8 +128,8 @@ impl Settings {
         if !self.cores.value.is_empty() {
             return Ok(self.cores.value.clone());
         }
-        // Half of the cores, beginning somewhere else in each process, so that two nodes on a host
-        // do not meet.
+        // Half of the cores, starting at a different one in each process, so that two nodes on a host
+        // rarely share any.
         let lanes = (usable.len() / 2).clamp(1, LANES_DEFAULT_MAX);
         let begin = std::process::id() as usize;
         Ok((0..lanes).map(|lane| usable.get((begin + lane) % usable.len().max(1)).copied().unwrap_or(0)).collect())

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The command line.
-    Flag,
-    /// A variable.
+    /// The command line: the flag as people type it.
+    Flag(&'static str),
+    /// An environment variable.
     Variable(&'static str),
-    /// A file.
+    /// The configuration file.
     File(PathBuf),
-    /// It was not set.
+    /// The setting was not made.
     Default,
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Flag => f.write_str("flag"),
+            Self::Flag(_) => f.write_str("flag"),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
@@ -27,10 +27,10 @@ impl std::fmt::Display for Origin {
 }
 
 impl Origin {
-    /// A setting as those know it who have set it.
+    /// The setting by the name under which it was made.
     fn name_of(&self, name: &str) -> String {
         match self {
-            Self::Flag => format!("--{}", name.strip_suffix("_us").unwrap_or(name).replace('_', "-")),
+            Self::Flag(flag) => (*flag).to_owned(),
             origin => format!("{name} (from {origin})"),
         }
     }
@@ -66,7 +66,7 @@ pub enum SettingsError {
         /// Why not.
         reason: String,
     },
-    /// A value that this host has no such thing for.
+    /// A value that names something this host does not have.
     #[error("{} cannot be used: {reason}", origin.name_of(name))]
     Host {
         /// The setting.
@@ -79,9 +79,9 @@ pub enum SettingsError {
 }
 
 impl SettingsError {
-    /// Whether the command line has to be typed otherwise.
+    /// Whether the command line has to be corrected.
     #[must_use]
     pub const fn is_of_command_line(&self) -> bool {
-        matches!(self, Self::Value { origin: Origin::Flag, .. })
+        matches!(self, Self::Value { origin: Origin::Flag(_), .. })
     }
 }

@@ -1,10 +1,11 @@
-//! Which of the places where a setting may be made decides.
+//! Which of the places where a setting can be made decides: the command line, then the variable,
+//! then the file, then the default.
 
 use std::path::{Path, PathBuf};
 
 use crate::settings::origin::{Origin, Setting, SettingsError};
 
-/// Looks a variable up; a parameter, so that tests need not change the process.
+/// Looks up a variable. A parameter, because tests must not change their process's environment.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) struct Resolver<'a> {
@@ -12,23 +13,32 @@ pub(super) struct Resolver<'a> {
     pub(super) file: Option<PathBuf>,
 }
 
+/// Where one setting can be made, and what the command line and the file say.
+pub(super) struct Places<'a> {
+    pub(super) name: &'static str,
+    /// The flag as people type it, and its text.
+    pub(super) flag: Option<(&'static str, &'a str)>,
+    pub(super) variable: &'static str,
+    pub(super) file: Option<String>,
+}
+
 impl Resolver<'_> {
     pub(super) fn resolve<T>(
         &self,
-        name: &'static str,
-        variable: &'static str,
-        flag: Option<&String>,
-        in_file: Option<String>,
-        default: impl FnOnce() -> T,
+        places: Places<'_>,
+        default: impl FnOnce(Variables<'_>) -> T,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Setting<T>, SettingsError> {
-        let found = match (flag, (self.variables)(variable), in_file) {
-            (Some(text), _, _) => Some((text.clone(), Origin::Flag)),
+        let Places { name, flag, variable, file } = places;
+        let found = match (flag, (self.variables)(variable), file) {
+            (Some((flag, text)), _, _) => Some((text.to_owned(), Origin::Flag(flag))),
             (None, Some(text), _) => Some((text, Origin::Variable(variable))),
             (None, None, Some(text)) => Some((text, Origin::File(self.file.clone().unwrap_or_default()))),
             (None, None, None) => None,
         };
-        let Some((text, origin)) = found else { return Ok(Setting { value: default(), origin: Origin::Default }) };
+        let Some((text, origin)) = found else {
+            return Ok(Setting { value: default(self.variables), origin: Origin::Default });
+        };
         match parse(&text) {
             Ok(value) => Ok(Setting { value, origin }),
             Err(reason) => Err(SettingsError::Value { name, origin, reason }),

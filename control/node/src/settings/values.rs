@@ -1,18 +1,29 @@
-//! Values as people write them.
+//! Values as people write and read them, and the defaults that are more than a constant.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use culvert_link::kernel_bypass::Mode;
+use culvert_model::address::DEFAULT_PORT;
+use culvert_system::accounts::SYSTEM_STATE;
 
-/// A longer poll takes the core from what waits for it.
+use crate::settings::resolver::{Variables, user_directory};
+
+/// Where a node serves metrics unless told otherwise.
+pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
+
+/// The smallest MTU of IPv6.
+pub(super) const MTU_MIN: u16 = 1_280;
+const MTU_MAX: u16 = 65_500;
+/// A longer poll keeps the core from other work.
 const BUSY_POLL_US_MAX: u32 = 10_000;
 
 /// UDP ports of lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// Those behind the control connection's for a node, any for others.
+    /// For a node those after its TCP port, otherwise any.
     Automatic,
-    /// Whatever the operating system gives.
+    /// Any that the operating system assigns.
     Any,
     /// These.
     These(Vec<u16>),
@@ -20,6 +31,43 @@ pub enum Ports {
 
 pub(super) fn join<T: ToString>(values: &[T]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A value, or the words for its absence.
+pub(super) fn or<T: ToString>(value: Option<&T>, absent: &str) -> String {
+    value.map_or_else(|| absent.to_owned(), ToString::to_string)
+}
+
+pub(super) fn show_path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+pub(super) fn show_ports(ports: &Ports) -> String {
+    match ports {
+        Ports::Automatic => "automatic".to_owned(),
+        Ports::Any => "any".to_owned(),
+        Ports::These(ports) => join(ports),
+    }
+}
+
+pub(super) fn default_state(variables: Variables<'_>) -> PathBuf {
+    // The node's account has one state, whatever home sudo leaves it.
+    if culvert_system::accounts::is_systems() {
+        return SYSTEM_STATE.into();
+    }
+    user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| SYSTEM_STATE.into())
+}
+
+pub(super) fn default_listen() -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT)
+}
+
+pub(super) fn parse_bind(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+}
+
+pub(super) fn parse_seconds(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))
 }
 
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -40,7 +88,7 @@ pub(super) fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
 /// Reads a list of cores.
 ///
 /// # Errors
-/// In words.
+/// Why the text is no such list, in words.
 pub fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
     let explain =
         || backwards(text).unwrap_or_else(|| format!("'{text}' is not a list of cores: write for instance 2,3 or 2-5"));
@@ -52,7 +100,7 @@ pub fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
 /// Reads a list of UDP ports.
 ///
 /// # Errors
-/// In words.
+/// Why the text is no such list, in words.
 pub fn parse_ports(text: &str) -> Result<Ports, String> {
     if text == "any" {
         return Ok(Ports::Any);
@@ -66,8 +114,8 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
 
 pub(super) fn parse_mtu(text: &str) -> Result<Option<u16>, String> {
     match text.parse() {
-        Ok(mtu @ 1_280..=65_500) => Ok(Some(mtu)),
-        _ => Err(format!("'{text}' is not an MTU: write a number of bytes between 1280 and 65500")),
+        Ok(mtu @ MTU_MIN..=MTU_MAX) => Ok(Some(mtu)),
+        _ => Err(format!("'{text}' is not an MTU: write a number of bytes between {MTU_MIN} and {MTU_MAX}")),
     }
 }
 
@@ -98,7 +146,7 @@ pub(super) fn parse_busy_poll(text: &str) -> Result<u32, String> {
     us.ok_or_else(|| format!("'{text}' is not a time to poll: write microseconds from 0 (off) to {BUSY_POLL_US_MAX}"))
 }
 
-/// What is said of a list with a range whose first number is above its last, if it is one.
+/// Why a list cannot be used, if the first number of a range in it is above the last.
 fn backwards(text: &str) -> Option<String> {
     let ranges = text.split(',').filter_map(|part| part.trim().split_once('-'));
     let mut ranges = ranges.filter_map(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));

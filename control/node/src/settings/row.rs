@@ -1,0 +1,158 @@
+//! What a row of the table becomes: a typed setting with its origin, a field of [`Flags`], a key of
+//! the configuration file, a variable, a line of `culvert config show`, and a
+//! [`Row`](culvert_model::setting::Row) for whatever lists settings.
+
+/// Makes `Settings`, `Flags`, `FileSettings` and `ROWS` from a table of settings.
+///
+/// `in file` names the type that the configuration file has; its text goes through the same
+/// `parse` as that of flags and variables. A row without `flag:` has no option on the command line.
+macro_rules! settings {
+    // A field of `Flags` that may not exist, because its row has no flag.
+    (@flag $text:expr) => { None };
+    (@flag $text:expr, $scope:ident $typed:literal $value_name:literal) => { $text };
+    // What belongs to a flag, where the repetition has to mention it.
+    (@with $typed:literal $kept:expr) => { $kept };
+    ($(
+        $(#[doc = $help:literal])+
+        $name:ident: $type:ty, in file $written:ty {
+            $(flag: $scope:ident $typed:literal $value_name:literal,)?
+            variable: $variable:literal,
+            example: $example:tt,
+            default: $default:expr, $words:literal,
+            parse: $parse:expr,
+            show: $show:expr,
+            $(note: $note:literal,)?
+        }
+    )+) => {
+        /// The rows, as help and documents show them.
+        pub static ROWS: &[culvert_model::setting::Row] = &[$(culvert_model::setting::Row {
+            name: stringify!($name),
+            help: concat!($($help),+).trim_ascii_start(),
+            note: concat!("" $(, $note)?),
+            default: $words,
+            example: stringify!($example),
+            variable: Some($variable),
+            flag: $crate::settings::row::settings!(@flag Some(culvert_model::setting::Flag {
+                $(
+                    typed: $typed,
+                    value_name: $value_name,
+                    scope: culvert_model::setting::Scope::$scope,
+                )?
+            }) $(, $scope $typed $value_name)?),
+        }),+];
+
+        /// All settings.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            $(
+                $(#[doc = $help])+
+                pub $name: $crate::settings::origin::Setting<$type>,
+            )+
+            /// The tables of the configuration file: path checks, responder, archive, template.
+            pub paths: culvert_path::settings::PathSettings,
+            /// The file that was read, if there is one.
+            pub file: Option<std::path::PathBuf>,
+        }
+
+        /// What the command line set.
+        #[derive(Clone, Debug, Default)]
+        pub struct Flags {
+            /// `--config`
+            pub config: Option<String>,
+            $($(
+                #[doc = concat!("`", $typed, "`")]
+                pub $name: Option<String>,
+            )?)+
+        }
+
+        /// The configuration file.
+        #[derive(Clone, Debug, Default, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct FileSettings {
+            $($name: Option<$written>,)+
+            #[serde(default)]
+            path: culvert_path::settings::PathTable,
+            responder: Option<culvert_path::settings::ResponderTable>,
+            archive: Option<culvert_path::settings::ArchiveTable>,
+            psconfig: Option<culvert_path::settings::PsconfigTable>,
+        }
+
+        impl Flags {
+            /// The flags that were given, with their texts.
+            pub fn given(&self) -> impl Iterator<Item = (&'static culvert_model::setting::Flag, &str)> {
+                let texts: [Option<&str>; ROWS.len()] = [$(
+                    $crate::settings::row::settings!(
+                        @flag self.$name.as_deref() $(, $scope $typed $value_name)?
+                    )
+                ),+];
+                ROWS.iter().zip(texts).filter_map(|(row, text)| Some((row.flag.as_ref()?, text?)))
+            }
+
+            /// Every flag's row, with the place for its text.
+            pub fn places(
+                &mut self,
+            ) -> impl Iterator<Item = (&'static culvert_model::setting::Row, &mut Option<String>)> {
+                let places: [Option<&mut Option<String>>; ROWS.len()] = [$(
+                    $crate::settings::row::settings!(
+                        @flag Some(&mut self.$name) $(, $scope $typed $value_name)?
+                    )
+                ),+];
+                ROWS.iter().zip(places).filter_map(|(row, place)| Some((row, place?)))
+            }
+
+            /// These, and those of `other` that these do not have.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self {
+                    config: self.config.or(other.config),
+                    $($($name: $crate::settings::row::settings!(@with $typed self.$name.or(other.$name)),)?)+
+                }
+            }
+        }
+
+        impl Settings {
+            /// Settles every setting; `path` is the file that `file` was read from.
+            pub(super) fn settle(
+                flags: &Flags,
+                variables: $crate::settings::resolver::Variables<'_>,
+                file: FileSettings,
+                path: Option<std::path::PathBuf>,
+            ) -> Result<Self, $crate::settings::origin::SettingsError> {
+                let resolver = $crate::settings::resolver::Resolver { variables, file: path.clone() };
+                Ok(Self {
+                    $($name: resolver.resolve(
+                        $crate::settings::resolver::Places {
+                            name: stringify!($name),
+                            flag: $crate::settings::row::settings!(
+                                @flag flags.$name.as_deref().map(|text| ($($typed,)? text))
+                                $(, $scope $typed $value_name)?
+                            ),
+                            variable: $variable,
+                            file: file.$name.map(|value| value.to_string()),
+                        },
+                        $default,
+                        $parse,
+                    )?,)+
+                    paths: culvert_path::settings::PathSettings {
+                        path: file.path,
+                        responder: file.responder,
+                        archive: file.archive,
+                        psconfig: file.psconfig,
+                    },
+                    file: path,
+                })
+            }
+
+            /// Every setting above the tables, as text with its origin, for `culvert config show`.
+            #[must_use]
+            pub fn table(&self) -> Vec<(&'static str, String, $crate::settings::origin::Origin)> {
+                vec![$({
+                    let show: fn(&$type) -> String = $show;
+                    (stringify!($name), show(&self.$name.value), self.$name.origin.clone())
+                }),+]
+            }
+        }
+    };
+}
+
+pub(super) use settings;

@@ -1,0 +1,83 @@
+//! What a row of a table of the configuration file becomes: a key that the file may have, a typed
+//! field, a line of `culvert config show`, and a [`Row`](culvert_model::setting::Row) for whatever
+//! lists settings.
+
+use std::path::PathBuf;
+
+/// A setting as `culvert config show` prints it, and whether the file sets it.
+pub(super) type Shown = (String, bool);
+
+/// Makes the type of a table from its rows, with its `SECTION` and `show`.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $(#[derive($derive:ident)])?
+        $table:ident = $section:literal {
+            $(
+                $(#[doc = $help:literal])+
+                $(#[serde($serde:ident)])?
+                $name:ident: $type:ty { example: $example:tt, default: $words:literal, show: $show:expr, }
+            )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, serde::Deserialize)]
+        $(#[derive($derive)])?
+        #[serde(deny_unknown_fields)]
+        pub struct $table {
+            $(
+                $(#[doc = $help])+
+                $(#[serde($serde)])?
+                pub $name: $type,
+            )+
+        }
+
+        impl $table {
+            /// The rows, as documents show them.
+            pub const SECTION: culvert_model::setting::Section = culvert_model::setting::Section {
+                name: $section,
+                about: concat!($($about),+).trim_ascii_start(),
+                rows: &[$(culvert_model::setting::Row {
+                    name: stringify!($name),
+                    help: concat!($($help),+).trim_ascii_start(),
+                    note: "",
+                    default: $words,
+                    example: stringify!($example),
+                    variable: None,
+                    flag: None,
+                }),+],
+            };
+
+            /// Every setting of this table, with its full name.
+            fn show(&self) -> Vec<(&'static str, $crate::settings::section::Shown)> {
+                vec![$({
+                    let show: fn(&$type) -> $crate::settings::section::Shown = $show;
+                    (concat!($section, ".", stringify!($name)), show(&self.$name))
+                }),+]
+            }
+        }
+    };
+}
+
+pub(super) use section;
+
+/// A value, or what applies without one.
+pub(super) fn or<T: ToString>(value: Option<&T>, without: impl ToString) -> Shown {
+    (value.map_or_else(|| without.to_string(), ToString::to_string), value.is_some())
+}
+
+/// A list, or what applies while it is empty.
+pub(super) fn list<T: ToString>(values: &[T], without: &str) -> Shown {
+    let shown = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    (if values.is_empty() { without.to_owned() } else { shown }, !values.is_empty())
+}
+
+/// A file's name: secrets are never read to be shown.
+pub(super) fn file(path: Option<&PathBuf>) -> Shown {
+    or(path.map(|path| path.display()).as_ref(), "none")
+}
+
+/// A value without which there is no table.
+pub(super) fn required<T: ToString>(value: &T) -> Shown {
+    (value.to_string(), true)
+}
