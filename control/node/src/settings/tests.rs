@@ -132,7 +132,9 @@ macro_rules! assert_found_everywhere {
         let names: Vec<&str> = table::ROWS.iter().map(|row| row.name).collect();
         let settle = |flags: &table::Flags, variables: Variables<'_>, text: &str| {
             let file = parse_file(text, Path::new("x"))?;
-            table::Settings::settle(flags, variables, file, Some("x".into())).map(|settings| settings.table())
+            let settings = table::Settings::settle(flags, variables, file, Some("x".into()))?;
+            assert!(settings.file.as_deref() == Some(Path::new("x")) && settings.paths.responder.is_none());
+            Ok::<_, SettingsError>(settings.table())
         };
         let unset = settle(&table::Flags::default(), &none, "").unwrap();
         assert_eq!(unset.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), names);
