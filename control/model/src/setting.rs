@@ -1,15 +1,14 @@
-//! A setting as people meet it: where it can be set, and the words that describe it.
+//! Descriptions of settings: where each can be set, and the text that explains it.
 //!
-//! Rows come out of the tables that also define the typed settings (`culvert_node::settings`,
-//! `culvert_path::settings`). Everything that lists settings, such as the command line, manual
-//! pages and documents, is made from rows.
+//! The macros that define the typed settings (`culvert_node::settings`, `culvert_path::settings`)
+//! produce the rows too. Command line, manual pages and documents are generated from rows.
 
-/// A table of the configuration file, or what stands above all tables.
+/// A table of the configuration file, or its top level.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
-    /// Its name in the file; empty for what stands above all tables.
+    /// Its name in the file; empty for the top level.
     pub name: &'static str,
-    /// What the file says about it.
+    /// The comment above it in the file.
     pub about: &'static str,
     /// Its settings, in the order in which they are listed.
     pub rows: &'static [Row],
@@ -22,7 +21,7 @@ pub struct Row {
     pub name: &'static str,
     /// What it means, without a full stop.
     pub help: &'static str,
-    /// More sentences for pages, where there is room for them.
+    /// Further sentences, which help on the command line leaves out.
     pub note: &'static str,
     /// What applies if it is not set, in words.
     pub default: &'static str,
@@ -37,9 +36,9 @@ pub struct Row {
 /// A setting's option on the command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
-    /// As people type it: `--busy-poll`.
+    /// With its dashes: `--busy-poll`.
     pub typed: &'static str,
-    /// What stands for the value in help.
+    /// The placeholder for the value in help.
     pub value_name: &'static str,
     /// The commands that take it.
     pub scope: Scope,
@@ -79,15 +78,14 @@ impl Flag {
 }
 
 impl Row {
-    /// As help on the command line describes it.
+    /// The text of help on the command line.
     #[must_use]
     pub fn flag_help(&self) -> String {
         let variable = self.variable.map(|variable| format!(" [variable: {variable}]")).unwrap_or_default();
         format!("{}{variable} [default: {}]", self.help, self.default)
     }
 
-    /// As pages describe it: sentences, the last of which names the default unless the example is
-    /// the default.
+    /// The text of pages: sentences, the last of which names the default unless the example does.
     #[must_use]
     pub fn sentences(&self) -> String {
         let mut text = format!("{}.", self.help);

@@ -1,9 +1,9 @@
 //! Settings: flags override `CULVERT_*` variables, which override the configuration file, which
 //! overrides the defaults.
 //!
-//! Each setting is one row of a table: [`table`] for those above the tables of the file,
-//! `culvert_path::settings` for those in them. Everything else follows from the row. A setting
-//! remembers where its value came from, which `culvert config show --origin` prints.
+//! Each setting is one row: in [`table`] for the top level of the file, in `culvert_path::settings`
+//! for its tables. Parsers, flags and documents are generated from the rows. A setting keeps the
+//! origin of its value, which `culvert config show --origin` prints.
 
 mod file;
 pub mod lanes;
@@ -38,7 +38,7 @@ pub static SECTIONS: &[Section] = &[
 
 /// Headers, without options.
 const IPV4_AND_UDP_BYTES: u16 = 28;
-/// What the configuration file says of itself.
+/// The comment at the top of the configuration file.
 const ABOUT: &str = "Culvert's settings. Command-line flags override CULVERT_* variables, which override this file, \
     which overrides the defaults. `culvert config show --origin` prints every setting and its origin. The values below \
     are the defaults, or examples if there is no default.
@@ -79,8 +79,8 @@ impl Settings {
         Some(std::time::Duration::from_secs(self.patience_s.value.into())).filter(|patience| !patience.is_zero())
     }
 
-    /// The largest UDP payload, if the MTU is limited. It counts the headers of IPv4: an IPv6 packet
-    /// with this payload is 20 bytes longer.
+    /// The largest UDP payload, if the MTU is limited. It counts the headers of IPv4: an IPv6
+    /// packet with this payload is 20 bytes longer.
     fn datagram_bytes_cap(&self) -> Option<u16> {
         self.mtu.value.map(|mtu| {
             // Invariant I-settings-mtu: An MTU that is set was parsed, and is at least 1280 bytes.

@@ -1,13 +1,13 @@
 //! Options that commands share: where the state is, and how the data plane is set up.
 //!
-//! Options of settings are made from the table of settings. Those defined here are none: the
-//! configuration file that is read, and what is printed.
+//! Options that set settings are generated from the table of settings. Those written out here set
+//! none: they choose the configuration file and what is printed.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use culvert_model::setting::{Row, Scope};
 use culvert_node::settings::{Flags, ROWS};
 
-/// Defines the settings' options of some scopes as options of a command.
+/// Defines a set of options: the settings' flags of some scopes.
 macro_rules! options_of_settings {
     ($(#[doc = $doc:literal])+ $type:ident: $($scope:ident),+) => {
         $(#[doc = $doc])+

@@ -16,20 +16,21 @@ use crate::settings::values::{Ports, join};
 
 /// The most lanes if no cores are named: more help only with a 100 Gb/s NIC.
 const LANES_DEFAULT_MAX: usize = 4;
-/// Chunk buffers per lane if `memory` is not set: what is in flight at 10 Gb/s over 50 ms, and small
-/// enough for any host.
+/// Chunk buffers per lane if `memory` is not set: what is in flight at 10 Gb/s over 50 ms, and
+/// small enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
 /// Buffer bytes requested for each lane's socket; hosts grant at most `net.core.rmem_max`. 16 MiB
 /// hold 3 ms at 40 Gb/s.
 pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
 
 impl Settings {
-    /// The configuration of the data plane. `is_node`: this process is a node with ports of its own,
-    /// not an embedded one for a single transfer. `partner` is that transfer's partner, if known.
+    /// The configuration of the data plane. `is_node`: this process is a node with ports of its
+    /// own, not an embedded one for a single transfer. `partner` is that transfer's partner, if
+    /// known.
     ///
     /// # Errors
-    /// [`SettingsError`]: cores that this process may not use, too little memory or too few ports for
-    /// the lanes, or an interface that does not exist.
+    /// [`SettingsError`]: cores that this process may not use, too little memory or too few ports
+    /// for the lanes, or an interface that does not exist.
     pub fn engine(&self, is_node: bool, partner: Option<IpAddr>) -> Result<PlaneConfig, SettingsError> {
         let cores = self.lane_cores()?;
         let memory_bytes = match self.memory.value as usize {
@@ -55,8 +56,8 @@ impl Settings {
             Ports::Automatic | Ports::Any => Vec::new(),
             Ports::These(ports) => ports.clone(),
         };
-        // Partners' firewalls name a node's ports, so each lane gets one of the first; the lanes of a
-        // single transfer take any that are free.
+        // Partners' firewalls name a node's ports, so each lane gets one of the first; the lanes of
+        // a single transfer take any that are free.
         let ports = if is_node { ports.into_iter().take(cores.len()).collect() } else { ports };
         if !ports.is_empty() && ports.len() < cores.len() {
             return Err(SettingsError::Value {
@@ -128,8 +129,8 @@ impl Settings {
         if !self.cores.value.is_empty() {
             return Ok(self.cores.value.clone());
         }
-        // Half of the cores, starting at a different one in each process, so that two nodes on a host
-        // rarely share any.
+        // Half of the cores, starting at a different one in each process, so that two nodes on a
+        // host rarely share any.
         let lanes = (usable.len() / 2).clamp(1, LANES_DEFAULT_MAX);
         let begin = std::process::id() as usize;
         Ok((0..lanes).map(|lane| usable.get((begin + lane) % usable.len().max(1)).copied().unwrap_or(0)).collect())

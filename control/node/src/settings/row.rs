@@ -1,16 +1,17 @@
-//! What a row of the table becomes: a typed setting with its origin, a field of [`Flags`], a key of
-//! the configuration file, a variable, a line of `culvert config show`, and a
-//! [`Row`](culvert_model::setting::Row) for whatever lists settings.
+//! The macro behind the table of settings. It turns a row into a typed setting with its origin, a
+//! field of `Flags`, a key of the configuration file, a variable, a line of `culvert config show`,
+//! and a [`Row`](culvert_model::setting::Row), from which help and documents are generated.
 
 /// Makes `Settings`, `Flags`, `FileSettings` and `ROWS` from a table of settings.
 ///
-/// `in file` names the type that the configuration file has; its text goes through the same
-/// `parse` as that of flags and variables. A row without `flag:` has no option on the command line.
+/// `in file` names the type of the value in the configuration file; converted to text, it goes
+/// through the same `parse` as flags and variables. A row without `flag:` has no option on the
+/// command line.
 macro_rules! settings {
-    // A field of `Flags` that may not exist, because its row has no flag.
+    // An expression that names a field of `Flags`: rows without a flag have no such field.
     (@flag $text:expr) => { None };
     (@flag $text:expr, $scope:ident $typed:literal $value_name:literal) => { $text };
-    // What belongs to a flag, where the repetition has to mention it.
+    // Mentions a metavariable of the flag, which makes the repetition around it conditional.
     (@with $typed:literal $kept:expr) => { $kept };
     ($(
         $(#[doc = $help:literal])+
@@ -111,7 +112,7 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// Settles every setting; `path` is the file that `file` was read from.
+            /// Determines every setting; `file` was read from `path`.
             pub(super) fn settle(
                 flags: &Flags,
                 variables: $crate::settings::resolver::Variables<'_>,
@@ -143,7 +144,7 @@ macro_rules! settings {
                 })
             }
 
-            /// Every setting above the tables, as text with its origin, for `culvert config show`.
+            /// Every setting of the top level as text with its origin, for `culvert config show`.
             #[must_use]
             pub fn table(&self) -> Vec<(&'static str, String, $crate::settings::origin::Origin)> {
                 vec![$({

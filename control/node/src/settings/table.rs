@@ -1,7 +1,7 @@
-//! The settings that stand above all tables of the configuration file: one row each.
+//! The settings at the top level of the configuration file: one row each.
 //!
-//! A row is all that a new setting needs, apart from the code that uses its value. The order is the
-//! order in help, `culvert config show`, the configuration file and the documents.
+//! A new setting needs one row here, and the code that uses its value. Help, `culvert config show`,
+//! the configuration file and the documents list settings in this order.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! What a row of a table of the configuration file becomes: a key that the file may have, a typed
-//! field, a line of `culvert config show`, and a [`Row`](culvert_model::setting::Row) for whatever
-//! lists settings.
+//! The macro behind the tables of the configuration file. It turns a row into a key of the file, a
+//! typed field, a line of `culvert config show`, and a [`Row`](culvert_model::setting::Row), from
+//! which documents are generated.
 
 use std::path::PathBuf;
 
@@ -77,7 +77,7 @@ pub(super) fn file(path: Option<&PathBuf>) -> Shown {
     or(path.map(|path| path.display()).as_ref(), "none")
 }
 
-/// A value without which there is no table.
+/// A value that the table must have.
 pub(super) fn required<T: ToString>(value: &T) -> Shown {
     (value.to_string(), true)
 }
