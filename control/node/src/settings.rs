@@ -1,9 +1,9 @@
 //! Settings: flags override `CULVERT_*` variables, which override the configuration file, which
 //! overrides the defaults.
 //!
-//! Each setting is one row: in [`table`] for the top level of the file, in `culvert_path::settings`
-//! for its tables. Parsers, flags and documents are generated from the rows. A setting keeps the
-//! origin of its value, which `culvert config show --origin` prints.
+//! Each setting is one row: in `settings/table.rs` for the top level of the file, in
+//! `culvert_path::settings` for its tables. Parsers, flags and documents are generated from the
+//! rows. A setting keeps the origin of its value, which `culvert config show --origin` prints.
 
 mod file;
 pub mod lanes;
