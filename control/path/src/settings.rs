@@ -48,7 +48,7 @@ section! {
         answer: Option<bool> {
             example: true,
             default: "true",
-            show: |answer| or(answer.as_ref(), true),
+            show: |answer| or(answer.as_ref(), &true),
         }
         /// Partners whose checks are not answered
         #[serde(default)]
@@ -61,13 +61,13 @@ section! {
         rate: Option<Rate> {
             example: "10G",
             default: "10G",
-            show: |rate| or(rate.as_ref(), Rate(RATE_DEFAULT)),
+            show: |rate| or(rate.as_ref(), &Rate(RATE_DEFAULT)),
         }
         /// Longest check that is answered, in seconds
         seconds: Option<u32> {
             example: 600,
             default: "600",
-            show: |seconds| or(seconds.as_ref(), SECONDS_DEFAULT),
+            show: |seconds| or(seconds.as_ref(), &SECONDS_DEFAULT),
         }
         /// UDP port of probes
         port: Option<u16> {
@@ -79,7 +79,7 @@ section! {
         fresh_hours: Option<u32> {
             example: 24,
             default: "24",
-            show: |hours| or(hours.as_ref(), FRESH_HOURS_DEFAULT),
+            show: |hours| or(hours.as_ref(), &FRESH_HOURS_DEFAULT),
         }
     }
 }
@@ -112,13 +112,13 @@ section! {
         sessions: Option<usize> {
             example: 100,
             default: "100",
-            show: |sessions| or(sessions.as_ref(), ResponderConfig::default().sessions),
+            show: |sessions| or(sessions.as_ref(), &ResponderConfig::default().sessions),
         }
         /// Packets per second and host; a session gets a tenth of it
         packets_per_second: Option<u32> {
             example: 10000,
             default: "10000",
-            show: |packets| or(packets.as_ref(), ResponderConfig::default().packets_per_second),
+            show: |packets| or(packets.as_ref(), &ResponderConfig::default().packets_per_second),
         }
         /// First and last UDP port of TWAMP sessions
         test_ports: Option<(u16, u16)> {
@@ -181,13 +181,13 @@ section! {
         spool_documents: Option<usize> {
             example: 10000,
             default: "10000",
-            show: |documents| or(documents.as_ref(), SPOOL_DOCUMENTS_DEFAULT),
+            show: |documents| or(documents.as_ref(), &SPOOL_DOCUMENTS_DEFAULT),
         }
         /// Most bytes that are queued while the archive is unreachable
         spool_bytes: Option<u64> {
             example: 268435456,
             default: "268435456",
-            show: |bytes| or(bytes.as_ref(), SPOOL_BYTES_DEFAULT),
+            show: |bytes| or(bytes.as_ref(), &SPOOL_BYTES_DEFAULT),
         }
     }
 }

@@ -13,8 +13,8 @@ macro_rules! options_of_settings {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default)]
         pub struct $type {
-            /// What the command line set.
-            pub flags: Flags,
+            /// What the command line set; boxed, because commands are variants of an enum.
+            pub flags: Box<Flags>,
         }
 
         impl Args for $type {
@@ -85,7 +85,7 @@ impl GlobalArgs {
     /// As flags for the settings.
     #[must_use]
     pub fn flags(&self, engine: &EngineArgs) -> Flags {
-        Flags { config: self.config.clone(), ..self.common.flags.clone() }.or(engine.flags.clone())
+        Flags { config: self.config.clone(), ..(*self.common.flags).clone() }.or((*engine.flags).clone())
     }
 }
 

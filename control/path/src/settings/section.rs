@@ -62,7 +62,7 @@ macro_rules! section {
 pub(super) use section;
 
 /// A value, or what applies without one.
-pub(super) fn or<T: ToString>(value: Option<&T>, without: impl ToString) -> Shown {
+pub(super) fn or<T: ToString>(value: Option<&T>, without: &(impl ToString + ?Sized)) -> Shown {
     (value.map_or_else(|| without.to_string(), ToString::to_string), value.is_some())
 }
 
