@@ -313,7 +313,7 @@ impl Receiving {
     /// Everything is stored: states it, signs it, and sends it.
     async fn state_what_is_stored(&mut self, root: String) -> Result<(), TransferError> {
         let Some(sender) = self.ending.sender else { return Ok(()) };
-        // Invariant I-receiving-statement: a statement is made when each file is stored or given up.
+        // Invariant I-receiving-statement: a statement is made when each file is stored or failed.
         assert!(self.tally.is_complete(), "the statement is made before every file is stored or given up");
         let failed_count = self.failures.errors.count;
         let stored = Stored { job: &self.job, tally: &self.tally, old: &self.storing.old, failed_count };
