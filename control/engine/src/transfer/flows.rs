@@ -337,6 +337,39 @@ impl SendingFlows {
         }
     }
 
+    /// What the flows have done so far.
+    #[must_use]
+    pub fn summary(&self) -> SenderSummary {
+        let sum = |word| self.sum(word);
+        let quantile = |quantile| self.rtt_us.value_at_quantile(quantile).min(u64::from(u32::MAX)) as u32;
+        let least =
+            if self.rtt_us.is_empty() { self.newest_rtt_us } else { self.rtt_us.min().min(u64::from(u32::MAX)) as u32 };
+        SenderSummary {
+            segments_sent: sum(FlowWord::SegmentsSent),
+            segments_resent: sum(FlowWord::SegmentsResent),
+            segment_bytes: self.flows.iter().map(|flow| flow.stride).max().unwrap_or(0),
+            times: SenderTimes {
+                busy_ns: sum(FlowWord::BusyNs),
+                reading_ns: sum(FlowWord::ReadingNs),
+                pacing_ns: sum(FlowWord::PacingNs),
+                credit_ns: sum(FlowWord::CreditNs),
+            },
+            rate_was_asked_for: self.capped_reports * 2 > self.reports,
+            rtt_us: [least, quantile(0.5), quantile(0.99)],
+            cpu_us: 0,
+            millicycles_per_byte: 0,
+            problems: 0,
+        }
+    }
+
+    /// Closes the flows. Their slots are free when the lanes say so.
+    pub fn close(&mut self) {
+        for flow in self.flows.iter_mut().filter(|flow| !flow.is_closed) {
+            flow.is_closed = true;
+            self.plane.command(flow.lane, &Command::CloseSend { flow: flow.slot });
+        }
+    }
+
     /// Takes a slot for a flow that is offered, if there is one: what its lane opens it with.
     ///
     /// # Errors
@@ -385,39 +418,6 @@ impl SendingFlows {
     /// What lanes count of all flows together. They write it into memory of their own.
     fn sum(&self, word: FlowWord) -> u64 {
         self.flows.iter().fold(0, |sum, flow| sum.saturating_add(flow.block.get(word)))
-    }
-
-    /// What the flows have done so far.
-    #[must_use]
-    pub fn summary(&self) -> SenderSummary {
-        let sum = |word| self.sum(word);
-        let quantile = |quantile| self.rtt_us.value_at_quantile(quantile).min(u64::from(u32::MAX)) as u32;
-        let least =
-            if self.rtt_us.is_empty() { self.newest_rtt_us } else { self.rtt_us.min().min(u64::from(u32::MAX)) as u32 };
-        SenderSummary {
-            segments_sent: sum(FlowWord::SegmentsSent),
-            segments_resent: sum(FlowWord::SegmentsResent),
-            segment_bytes: self.flows.iter().map(|flow| flow.stride).max().unwrap_or(0),
-            times: SenderTimes {
-                busy_ns: sum(FlowWord::BusyNs),
-                reading_ns: sum(FlowWord::ReadingNs),
-                pacing_ns: sum(FlowWord::PacingNs),
-                credit_ns: sum(FlowWord::CreditNs),
-            },
-            rate_was_asked_for: self.capped_reports * 2 > self.reports,
-            rtt_us: [least, quantile(0.5), quantile(0.99)],
-            cpu_us: 0,
-            millicycles_per_byte: 0,
-            problems: 0,
-        }
-    }
-
-    /// Closes the flows. Their slots are free when the lanes say so.
-    pub fn close(&mut self) {
-        for flow in self.flows.iter_mut().filter(|flow| !flow.is_closed) {
-            flow.is_closed = true;
-            self.plane.command(flow.lane, &Command::CloseSend { flow: flow.slot });
-        }
     }
 }
 
