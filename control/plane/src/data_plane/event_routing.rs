@@ -3,8 +3,8 @@
 use std::sync::Weak;
 
 use culvert_link::commands::{Event, ReceiveSlot, SendSlot};
-use culvert_link::plane_handle::Events;
 use culvert_link::handles::LentBuffer;
+use culvert_link::plane_handle::Events;
 use tokio::net::UnixStream;
 
 use crate::data_plane::{DataPlane, lock};

@@ -4,10 +4,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use culvert_link::commands::FileSlot;
-use culvert_link::plane_handle::{PlaneHandle, PlaneConfig, PrepareError, prepare};
 use culvert_link::kernel_bypass::Mode;
 use culvert_link::layout::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_link::messages::{FromDataPlane, LaneReady};
+use culvert_link::plane_handle::{PlaneConfig, PlaneHandle, PrepareError, prepare};
 use culvert_link::socket::LinkSocket;
 use culvert_protocol::foreign_text::foreign_text;
 use tokio::net::UnixStream;
