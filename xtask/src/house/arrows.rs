@@ -1,4 +1,4 @@
-//! Which crate may know which: the map of the rooms.
+//! Which crate may use which: the map of the rooms.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use super::finding::Finding;
 use super::module_paths::paths_of;
 use super::sources::{Crate, Tree};
 
-/// A crate, and the crates of the workspace that it may know.
+/// A crate, and the crates of the workspace that it may use.
 ///
-/// In the order of dependencies, from the ground up: a crate knows some of those in the lines
-/// before its own, and none after.
+/// In the order of dependencies, from the ground up: a crate may use some of those above it, and
+/// none below.
 const MAP: &[(&str, &[&str])] = &[
     ("culvert-protocol", &[]),
     ("culvert-link", &["culvert-protocol"]),
@@ -87,11 +87,11 @@ const MAP: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that only try, measure or build the others: they may know every room, and none knows
+/// Crates that only test, measure or build the others: they may use every room, and no room uses
 /// them.
 const WORKSHOP: &[&str] = &["culvert-simulator", "culvert-tests", "culvert-benches", "xtask"];
 
-/// The arrows, in manifests and in code, that the map does not have.
+/// Dependencies, in manifests and in code, that are not on the map.
 pub fn check(tree: &Tree) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for one in &tree.crates {
@@ -112,7 +112,7 @@ pub fn check(tree: &Tree) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// The crates that a crate's code names, its own tests aside, and may not know.
+/// The crates that a crate's code, except its tests, names but may not use.
 fn check_code(tree: &Tree, one: &Crate, allowed: &[&str]) -> anyhow::Result<Vec<Finding>> {
     let libraries: Vec<(&str, &str)> =
         tree.crates.iter().map(|one| (one.library.as_str(), one.name.as_str())).collect();

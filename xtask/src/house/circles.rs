@@ -1,8 +1,8 @@
-//! Circles of files: each knows the next, and the last the first, so that none can be read, tested
-//! or taken out without all the others.
+//! Circles of files: each uses the next, and the last uses the first, so none can be read, tested
+//! or extracted without all the others.
 //!
-//! A file knows another if it names, outside of its tests, a path that lies there. That a module
-//! declares the modules below it is no knowledge of them.
+//! A file uses another if it names, outside its tests, a path in it. Declaring a module is not
+//! using it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use super::finding::Finding;
 use super::module_paths::{WrittenPath, paths_of};
 use super::sources::{Crate, Tree};
 
-/// Which file knows which, by their places in [`Files::paths`].
+/// Which file uses which, by their places in [`Files::paths`].
 type Arrows = Vec<BTreeSet<usize>>;
 
-/// The circles of every crate that `known` does not have, and what it has and is none.
+/// Circles that are not in `known`, and entries of `known` that are not circles.
 pub fn check(tree: &Tree, known: &[KnownCircle]) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut met = BTreeSet::new();
@@ -40,7 +40,7 @@ pub fn check(tree: &Tree, known: &[KnownCircle]) -> anyhow::Result<Vec<Finding>>
     Ok(findings)
 }
 
-/// A circle as it is told: how many files, and the shortest way around.
+/// The finding for a circle: the number of files, and the shortest way around.
 fn told(files: &Files, arrows: &Arrows, circle: &[usize]) -> Finding {
     let way = shortest_way_around(arrows, circle);
     let names: Vec<String> = way.iter().map(|&file| files.paths[file].display().to_string()).collect();
@@ -130,7 +130,7 @@ fn circles(arrows: &Arrows) -> Vec<Vec<usize>> {
     circles
 }
 
-/// What is reached from a file by one arrow or more.
+/// The files that are reached from a file by one or more arrows.
 fn reached_from(arrows: &Arrows, file: usize) -> BTreeSet<usize> {
     let mut reached = BTreeSet::new();
     let mut open: Vec<usize> = arrows[file].iter().copied().collect();
@@ -142,7 +142,7 @@ fn reached_from(arrows: &Arrows, file: usize) -> BTreeSet<usize> {
     reached
 }
 
-/// The files of the shortest way around within a circle, with the first once more at the end.
+/// The files of the shortest way around a circle; the first is also the last.
 fn shortest_way_around(arrows: &Arrows, circle: &[usize]) -> Vec<usize> {
     let ways = circle.iter().filter_map(|&start| way_back(arrows, start));
     ways.min_by_key(Vec::len).unwrap_or_default()

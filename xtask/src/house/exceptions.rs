@@ -2,27 +2,27 @@
 
 use std::path::Path;
 
-/// Files that know each other in a circle.
+/// Files that use each other in a circle.
 pub struct KnownCircle {
     /// From the root of the repository, in the order of their paths.
     pub files: &'static [&'static str],
-    /// Why it is there still.
+    /// Why it still exists.
     #[expect(dead_code, reason = "read by people")]
     pub reason: &'static str,
 }
 
 impl KnownCircle {
-    /// Whether these files, in the order of their paths, are all that the circle has.
+    /// Whether the circle consists of exactly these files, in the order of their paths.
     pub fn is(&self, paths: &[&Path]) -> bool {
         self.files.len() == paths.len() && self.files.iter().zip(paths).all(|(file, path)| path.as_os_str() == *file)
     }
 }
 
-/// A file beyond what a file may have.
+/// A file that may be larger than others.
 pub struct LargeFile {
     /// From the root of the repository.
     pub path: &'static str,
-    /// Why it is one.
+    /// Why it is that large.
     #[expect(dead_code, reason = "read by people")]
     pub reason: &'static str,
 }

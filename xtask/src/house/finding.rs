@@ -1,4 +1,4 @@
-//! What a rule finds.
+//! Findings of the house rules.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use std::path::PathBuf;
 pub struct Finding {
     /// Where it is, from the root of the repository.
     pub file: PathBuf,
-    /// The line, where one is meant.
+    /// The line, if it concerns one; the first is 1.
     pub line: Option<usize>,
     /// What is wrong, and what to do about it.
     pub text: String,
 }
 
 impl Finding {
-    /// Of a whole file.
+    /// About a whole file.
     pub fn of_file(file: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self { file: file.into(), line: None, text: text.into() }
     }
 
-    /// Of a line.
+    /// About a line.
     pub fn of_line(file: impl Into<PathBuf>, line: usize, text: impl Into<String>) -> Self {
         Self { file: file.into(), line: Some(line), text: text.into() }
     }

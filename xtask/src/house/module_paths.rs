@@ -1,7 +1,7 @@
 //! The paths that a source names: in `use` declarations, in code, in macros' arguments.
 //!
-//! Tokens are enough for that, and see into macros, which a syntax tree does not. What is compiled
-//! for tests only is passed over.
+//! Tokens suffice, and they reach into macros, which a syntax tree does not. Code that is compiled
+//! for tests only is skipped.
 
 use anyhow::anyhow;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -84,7 +84,7 @@ impl Reader {
         }
     }
 
-    /// `mod name { … }`: what is in it is read as inside of it. Returns the number of tokens.
+    /// `mod name { … }`: reads its contents as inside the module. Returns the number of tokens.
     fn read_module(&mut self, tokens: &[TokenTree]) -> usize {
         if let [_, TokenTree::Ident(name), TokenTree::Group(body), ..] = tokens {
             self.inside.push(name.to_string());

@@ -1,4 +1,4 @@
-//! Files that have grown without a reason, and comment lines that are too long to read.
+//! Files that are too large, and comment lines that are too long to read.
 
 use super::exceptions::LargeFile;
 use super::finding::Finding;
@@ -6,9 +6,9 @@ use super::sources::{Source, Tree};
 
 /// A file beyond this needs a reason.
 pub const LINES_MAX: usize = 600;
-/// What a comment line has at most, its indentation with it.
+/// The most columns of a comment line, including its indentation.
 pub const COMMENT_COLUMNS_MAX: usize = 100;
-/// What a line between three backquotes has at most: a drawing, or code, which has as much.
+/// The most columns of a line between triple backquotes: a drawing, or code, which may be as long.
 const DRAWING_COLUMNS_MAX: usize = 120;
 
 /// Comment lines that are too long.
@@ -50,7 +50,7 @@ fn long_comments(source: &Source) -> Vec<Finding> {
         let comment = line.trim_start();
         let said = comment.trim_start_matches(['/', '!', ' ']);
         is_drawing = comment.starts_with("//") && (is_drawing != said.starts_with("```"));
-        // What cannot be broken is not too long: a table's row, an address.
+        // Table rows and addresses cannot be wrapped.
         let is_whole = comment.contains("://") || said.starts_with('|');
         let columns_max = if is_drawing { DRAWING_COLUMNS_MAX } else { COMMENT_COLUMNS_MAX };
         let columns = line.chars().count();

@@ -18,15 +18,15 @@ pub struct Source {
 pub struct Crate {
     /// As in its manifest.
     pub name: String,
-    /// As code names it: the library's name.
+    /// The library's name, as in code.
     pub library: String,
     /// From the root of the repository.
     pub directory: PathBuf,
-    /// Names of the workspace's crates that it depends on when it is built, without its tests.
+    /// The workspace's crates that it depends on, except for its tests.
     pub dependencies: Vec<String>,
-    /// What is in `src`, in the order of paths.
+    /// The files in `src`, in the order of their paths.
     pub sources: Vec<Source>,
-    /// What is in `tests`, `examples` and `benches`.
+    /// The files in `tests`, `examples` and `benches`.
     pub beside: Vec<Source>,
 }
 
