@@ -12,7 +12,7 @@ static SHOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// `text` without a remedy that this process has shown before.
 #[must_use]
-pub fn unless_said(text: &str) -> String {
+pub fn without_repetition(text: &str) -> String {
     let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
     without_shown(text, &mut shown)
 }
