@@ -42,7 +42,7 @@ impl ChunkMemory for HeapBuffers {
     /// # Panics
     /// If the buffer is free already.
     fn give_back(&mut self, buffer: BufferId) {
-        // Invariant I-buffers-once: A buffer is given back once.
+        // Invariant I-heap-once: A heap buffer is given back once.
         assert!(!self.free.contains(&buffer.0), "{buffer:?} is given back twice");
         self.free.push(buffer.0);
     }

@@ -435,9 +435,9 @@ fn reports_that_lie_cost_no_more_than_what_was_sent() {
 #[test]
 fn a_probe_is_answered_with_what_arrived_and_a_reply_is_no_probe() {
     //= W-3
-    //# Data and probes travel from the data's sender to its receiver; probe replies and openings travel
-    //# the other way. A probe is padded to the size it tests. Its reply repeats the probe's token
-    //# (chunk), its timestamp (sent) and the number of bytes that arrived (segment index).
+    //# Data and probes travel from the data's sender to its receiver; probe replies and openings
+    //# travel the other way. A probe is padded to the size it tests. Its reply repeats the probe's
+    //# token (chunk), its timestamp (sent) and the number of bytes that arrived (segment index).
     let (mut sender, mut receiver) = (sender(1424, 2), receiver(1, 2));
     let mut memory = HeapBuffers::new(2, CHUNK_BYTES);
     let (mut probe, mut reply) = ([0; 1_472], [0; 48]);

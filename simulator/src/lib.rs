@@ -6,8 +6,8 @@
 //!   trip. It runs the real [`culvert_protocol::rate_control`] next to models of CUBIC and BBR
 //!   flows, and is fast enough for minutes of 400 Gb/s × 200 ms.
 //! - [`exact`] moves every single segment of one flow: the real sender and receiver flows with
-//!   their sealing, the real pacer, the real reports. It validates the batches and shows the end of a
-//!   transfer.
+//!   their sealing, the real pacer, the real reports. It validates the batches, and shows the end
+//!   of a transfer.
 //!
 //! [`path_changes`] lets the receiver of such a flow move, and somebody copy its datagrams from
 //! elsewhere.

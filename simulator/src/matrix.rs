@@ -1,8 +1,8 @@
 //! The controller's requirements, as a table of findings.
 //!
 //! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes:
-//! 99.15 % is the maximum. Bounds are those of the requirements and must not be moved; what fails is
-//! recorded as failing.
+//! 99.15 % is the maximum. Bounds are those of the requirements and must not be moved; what fails
+//! is recorded as failing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -115,15 +115,16 @@ pub enum Message {
     /// These chunks are on stable storage.
     Stored(Vec<Run>),
     //= W-40
-    //# It requests a chunk that differs with `SendAgain`, at most three times, and only if the chunk
-    //# was sent.
+    //# It requests a chunk that differs with `SendAgain`, at most three times, and only if the
+    //# chunk was sent.
     /// The bytes of these chunks did not have the sender's hash: send them again.
     SendAgain(Vec<u32>),
     /// Every chunk was delivered or given up, and every hash sent.
     AllSent(SenderSummary),
     //= W-43
     //# `Finished` carries the receiver's signed statement of what it stored. The sender checks it
-    //# against what it sent and answers with its own signature over the same text (`Countersigned`).
+    //# against what it sent and answers with its own signature over the same text
+    //# (`Countersigned`).
     /// Everything is stored: the receipt's statement and the receiver's signature.
     Finished {
         /// [`crate::receipt::Statement::to_line`].
@@ -149,15 +150,15 @@ pub enum Message {
     /// [`SenderSummary::problems`] counts all of them.
     LeftOut(Vec<LeftOut>),
     //= W-46
-    //# Since version 2, the connecting end may send `Path(Ask)` in place of a `Request`. A path check
-    //# follows instead of a transfer
+    //# Since version 2, the connecting end may send `Path(Ask)` in place of a `Request`. A path
+    //# check follows instead of a transfer
     /// A path check's conversation. Only to partners of version [`PATH_CHECKS_SINCE`].
     ///
     /// [`PATH_CHECKS_SINCE`]: super::PATH_CHECKS_SINCE
     Path(crate::path::PathMessage),
     //= W-48
-    //# Since version 4, the receiver may send `MoveFlow` to request that a flow be sent from another
-    //# UDP port of the sender, 49152 or above.
+    //# Since version 4, the receiver may send `MoveFlow` to request that a flow be sent from
+    //# another UDP port of the sender, 49152 or above.
     /// The receiver wants a flow sent from another port, so that its NIC gives it to the right
     /// lane. Only to partners of version [`MOVES_SINCE`].
     ///
@@ -221,8 +222,8 @@ pub enum Message {
         fetch: PermissionAnswer,
     },
     //= W-61
-    //# Since version 8, a sender whose own host refuses to send its first datagrams (`EPERM`: a rule
-    //# of the host's output chain) says so with `RefusedHere`, at most once, after `PlanEnd`.
+    //# Since version 8, a sender whose own host refuses to send its first datagrams (`EPERM`: a
+    //# rule of the host's output chain) says so with `RefusedHere`, at most once, after `PlanEnd`.
     /// The sender's own host refuses to send its datagrams: no flow of the transfer has
     /// reached the receiver, and the receiver's firewall is not the reason. Only to partners of
     /// version [`OWN_FIREWALLS_ARE_TOLD_SINCE`].

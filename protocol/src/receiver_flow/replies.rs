@@ -46,8 +46,8 @@ impl ReceiverFlow {
         let out = out.get_mut(..OVERHEAD_BYTES).unwrap_or_default();
         let Some((clear, sealed)) = out.split_first_chunk_mut::<HEADER_BYTES>() else { return 0 };
         header.write(clear);
-        // The two keys of this direction last for 2^23 datagrams, more than a flow ever sends. Beyond
-        // them a datagram stays unsealed, and the sender drops it.
+        // The two keys of this direction last for 2^23 datagrams, more than a flow ever sends.
+        // Beyond them a datagram stays unsealed, and the sender drops it.
         //= W-6
         //# A packet number is never used twice under a direction's secret
         if let Some(key) = self.reply_keys.key(header.epoch()) {

@@ -41,6 +41,6 @@ pub const LARGE_FILES: &[LargeFile] = &[];
 
 pub const UNQUOTED: Unquoted = Unquoted { in_code: NOT_QUOTED_IN_CODE, in_tests: NOT_QUOTED_IN_TESTS };
 
-const NOT_QUOTED_IN_CODE: &[&str] = &["W-56", "P-1", "P-2", "P-3", "P-4", "P-5", "P-6", "P-7", "P-8", "P-9"];
+const NOT_QUOTED_IN_CODE: &[&str] = &[];
 
-const NOT_QUOTED_IN_TESTS: &[&str] = &["P-1", "P-2", "P-8", "P-9"];
+const NOT_QUOTED_IN_TESTS: &[&str] = &[];
