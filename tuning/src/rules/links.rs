@@ -103,7 +103,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.losses",
         title: "packets lost in the NIC",
         recommends: "no missed packets, no damaged packets",
-        reason: "packets are missed when the host is too slow to give the NIC memory; damaged ones \
+        reason: "packets are missed when the host refills the receive ring too slowly; damaged ones \
             point to a bad cable or optic",
         applies_when: "always",
         conflicts_with: &[],
