@@ -73,21 +73,6 @@ impl ConnectionError {
     }
 }
 
-/// The remedy for a connection that cannot be made.
-fn connect_remedy(error: &std::io::Error) -> String {
-    if let Some(remedy) = os_error::errno_of(error).and_then(os_error::remedy) {
-        return remedy;
-    }
-    let text = match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
-        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
-            "check the address, this host's routes, and the partner's network"
-        }
-        _ => "check the address, and the network between the hosts",
-    };
-    text.to_owned()
-}
-
 /// Why a handshake failed, in words for users.
 pub(crate) fn handshake_reason(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -120,4 +105,19 @@ pub(crate) fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError
         return ConnectionError::UnknownHost { host };
     }
     ConnectionError::Lookup { host, error }
+}
+
+/// The remedy for a connection that cannot be made.
+fn connect_remedy(error: &std::io::Error) -> String {
+    if let Some(remedy) = os_error::errno_of(error).and_then(os_error::remedy) {
+        return remedy;
+    }
+    let text = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
+        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
+            "check the address, this host's routes, and the partner's network"
+        }
+        _ => "check the address, and the network between the hosts",
+    };
+    text.to_owned()
 }

@@ -53,7 +53,7 @@ impl Observer for Metrics {
     fn note(&self, event: Event<'_>) {
         match event {
             Event::LimitReached(limit) => self.note_limit(limit),
-            event => self.transfers.note(event),
+            event => self.transfers.note(&event),
         }
     }
 }

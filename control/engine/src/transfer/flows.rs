@@ -244,8 +244,8 @@ impl SendingFlows {
     /// [`TransferError`] for a port that it may not ask for. A flow that is not there is ignored.
     pub fn move_flow(&mut self, flow_id: u32, source_port: u16) -> Result<(), TransferError> {
         //= W-48
-        //# A sender that cannot get the port, or has been asked more than 64 times, continues on its
-        //# current port.
+        //# A sender that cannot get the port, or has been asked more than 64 times, continues on
+        //# its current port.
         if !SOURCE_PORTS.contains(&source_port) {
             return Err(TransferError::protocol(format!("it wants a flow sent from port {source_port}")));
         }

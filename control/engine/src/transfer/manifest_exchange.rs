@@ -57,8 +57,8 @@ pub async fn send_manifest(
     }
     let (tree, digest) = connection.writer.keep_alive(listing.end()).await?;
     //= W-58
-    //# Before `ManifestEnd`, at most once, the sender reports how much it would leave out, and lists
-    //# the first of it, as many as `LeftOut` would.
+    //# Before `ManifestEnd`, at most once, the sender reports how much it would leave out, and
+    //# lists the first of it, as many as `LeftOut` would.
     if context.tells_dry_run() && tree.listing.problem_count > 0 {
         let found = Finding::LeftOut { count: tree.listing.problem_count, first: left_out(&tree) };
         connection.writer.send(Message::DryRun(found)).await?;

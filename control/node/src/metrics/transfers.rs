@@ -101,8 +101,8 @@ impl TransferMetrics {
     }
 
     /// Counts an event.
-    pub(super) fn note(&self, event: Event<'_>) {
-        match event {
+    pub(super) fn note(&self, event: &Event<'_>) {
+        match *event {
             // Counted with all limits ([`super::admission`]).
             Event::LimitReached(_) => {}
             Event::AttemptFailed => self.retries.inc(),

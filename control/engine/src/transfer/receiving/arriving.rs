@@ -176,8 +176,8 @@ impl Arriving {
     /// Compares both sides' hashes of a chunk, and forgets them, once both are there.
     pub(super) fn compare(&mut self, chunk: u32) -> Compared {
         //= W-40
-        //# The sender sends `ChunkHashes`, `PackHashes` and `Holes` as it reads; the receiver compares
-        //# them with its own.
+        //# The sender sends `ChunkHashes`, `PackHashes` and `Holes` as it reads; the receiver
+        //# compares them with its own.
         let (Some(&ours), Some(&theirs)) = (self.ours.get(&chunk), self.theirs.get(&chunk)) else {
             return Compared::Incomplete;
         };

@@ -46,9 +46,9 @@ pub(super) async fn tell_plan(job: &Job) -> Result<(), TransferError> {
         return Ok(());
     };
     //= W-58
-    //# Before `PlanEnd`, the receiver reports the outcome of each entry and its reason, in runs that
-    //# cover the manifest exactly and in order, and then how many bytes are free at the destination
-    //# and how many are needed.
+    //# Before `PlanEnd`, the receiver reports the outcome of each entry and its reason, in runs
+    //# that cover the manifest exactly and in order, and then how many bytes are free at the
+    //# destination and how many are needed.
     let version = job.context.connection.version;
     let fates = foretold.fates.iter().map(|fate| fate.known_to(version));
     for part in dry_run::runs(fates).chunks(4_096) {

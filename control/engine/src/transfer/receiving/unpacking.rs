@@ -22,8 +22,8 @@ pub(super) fn unpack_if_ready(
     chunk: u32,
 ) {
     //= W-55
-    //# The receiver stores a pack only after that message, and does not store the data in the place of
-    //# a failed file.
+    //# The receiver stores a pack only after that message, and does not store the data in the place
+    //# of a failed file.
     let checksum = job.context.options.checksum;
     let is_told = checksum || job.context.connection.version >= PACKS_ARE_TOLD_SINCE;
     let Some((buffer, hashes)) = arriving.take_pack(chunk, is_told) else { return };

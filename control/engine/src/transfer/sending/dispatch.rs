@@ -253,8 +253,8 @@ impl Sending {
         self.pipeline.queue.end_filling(chunk);
         //= W-55
         //# Since version 5, a sender sends `PackHashes` for every pack after reading it, without
-        //# hashes if the transfer has none. Before that, it sends `FileFailed` for each of the pack's
-        //# files that could not be read.
+        //# hashes if the transfer has none. Before that, it sends `FileFailed` for each of the
+        //# pack's files that could not be read.
         let checksum = self.job.context.options.checksum;
         let is_told = checksum || self.job.context.connection.version >= PACKS_ARE_TOLD_SINCE;
         for error in pack.failed {
