@@ -45,12 +45,18 @@ pub fn run(selection: &Selection) -> anyhow::Result<()> {
     let ignored = selection.libtest.iter().any(|argument| argument == "--ignored");
     let jobs = jobs::select(jobs::of_programs(&programs, ignored)?, &selection.names)?;
     let tests: usize = jobs.iter().map(|job| job.tests.len()).sum();
+    if tests == 0 {
+        bail!("no test is selected");
+    }
+    if let Some(name) = selection.libtest.iter().find(|argument| !argument.starts_with('-')) {
+        bail!("'{name}' stands after '--': names of tests stand before it");
+    }
     let workers = selection.workers.unwrap_or_else(running::workers);
     println!("running {tests} tests in {} jobs, {workers} at a time", jobs.len());
     let began = Instant::now();
     let mut ended = running::run(jobs, workers, &selection.libtest);
     if selection.names.is_empty() && !ignored {
-        ended.push(running::documentation(selection.release)?);
+        ended.push(running::documentation(selection.release));
     }
     report(&mut ended, began.elapsed())
 }

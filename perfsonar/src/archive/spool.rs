@@ -91,8 +91,7 @@ impl Spool {
         // no more documents and bytes than it may.
         assert!(
             waiting.len() < self.documents_max && bytes + document.len() as u64 <= self.bytes_max,
-            "{} documents of {bytes} bytes leave no room",
-            waiting.len()
+            "a document is added to a full spool"
         );
         let path = self.directory.join(format!("{at_unix_ms:015}-{id}.json"));
         let temporary = path.with_extension("part");

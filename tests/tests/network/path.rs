@@ -311,7 +311,7 @@ fn loss_order_and_copies_are_told_apart_by_direction() {
 }
 
 #[test]
-#[ignore = "five minutes: cargo xtask test path -- --ignored --nocapture one_packet_in_a_million"]
+#[ignore = "five minutes: cargo xtask test one_packet_in_a_million -- --ignored --nocapture"]
 fn one_packet_in_a_million_is_seen() {
     let clean = WanConfig::clean(1_000_000_000, 4.0);
     let forward = LinkConfig { loss: 1e-6, ..clean.forward };

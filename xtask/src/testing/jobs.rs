@@ -2,7 +2,7 @@
 //! group of whole-system tests.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -24,6 +24,8 @@ pub struct Job {
     pub belongs_to: Vec<String>,
     /// Its executable.
     pub executable: PathBuf,
+    /// The program `culvert` that the whole-system tests run.
+    pub program: PathBuf,
     /// The directory in which it runs.
     pub directory: PathBuf,
     /// The full names of its tests.
@@ -82,7 +84,8 @@ fn of_program(program: &Program, tests: Vec<String>) -> Vec<Job> {
     let Program { package, target, is_integration, executable, directory } = program;
     let job = |name: String, belongs_to: Vec<String>, tests: Vec<String>| {
         let is_alone = ALONE.iter().any(|(alone, _)| *alone == name);
-        Job { name, belongs_to, executable: executable.clone(), directory: directory.clone(), tests, is_alone }
+        let (executable, program) = (executable.clone(), program_beside(executable));
+        Job { name, belongs_to, executable, program, directory: directory.clone(), tests, is_alone }
     };
     if tests.is_empty() {
         return Vec::new();
@@ -106,6 +109,11 @@ fn of_program(program: &Program, tests: Vec<String>) -> Vec<Job> {
     modules.into_iter().map(of_module).collect()
 }
 
+/// The program under test: a test is target/PROFILE/deps/test, the program target/PROFILE/culvert.
+fn program_beside(test: &Path) -> PathBuf {
+    test.parent().and_then(Path::parent).unwrap_or(Path::new("")).join("culvert")
+}
+
 /// The names of a program's tests, or of those that are ignored.
 fn list(program: &Program, ignored: bool) -> anyhow::Result<Vec<String>> {
     let mut command = Command::new(&program.executable);
@@ -118,7 +126,11 @@ fn list(program: &Program, ignored: bool) -> anyhow::Result<Vec<String>> {
         bail!("{} does not list its tests: {}", program.target, String::from_utf8_lossy(&output.stderr));
     }
     let text = String::from_utf8(output.stdout).context("names of tests")?;
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    let name = |line: &str| match line.strip_suffix(": test") {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("{} lists what is no test: {line}", program.target),
+    };
+    text.lines().filter(|line| !line.is_empty()).map(name).collect()
 }
 
 #[cfg(test)]

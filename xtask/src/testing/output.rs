@@ -38,16 +38,30 @@ pub struct TestOutput {
     pub skipped: Vec<String>,
     /// In the order in which they were printed.
     pub failures: Vec<Failure>,
+    /// How many tests passed, failed or were ignored.
+    pub counted: usize,
+    /// The lines that are to be printed.
+    pub shown: Vec<String>,
 }
 
 impl TestOutput {
-    /// Takes a line; returns whether it is to be printed.
-    pub fn take(&mut self, line: &str) -> bool {
+    /// Takes a line.
+    pub fn take(&mut self, line: String) {
+        if self.is_shown(&line) && !line.is_empty() {
+            self.shown.push(line);
+        }
+    }
+
+    fn is_shown(&mut self, line: &str) -> bool {
         let was = self.section;
         match line {
             "successes:" => self.section = Section::Successes,
             "failures:" => self.section = Section::Failures,
-            _ if line.starts_with("test result: ") || line.starts_with("running ") => self.section = Section::Results,
+            _ if line.starts_with("test result: ") => {
+                self.section = Section::Results;
+                self.counted += counted(line);
+            }
+            _ if line.starts_with("running ") => self.section = Section::Results,
             _ => {}
         }
         if line.starts_with("skipped: ") {
@@ -86,6 +100,16 @@ impl std::fmt::Display for Failure {
         }
         Ok(())
     }
+}
+
+/// The tests that a line with a program's result counts, `test result: ok. 2 passed; 1 failed; 0
+/// ignored; …`.
+fn counted(line: &str) -> usize {
+    let number = |kind: &str| {
+        let (before, _) = line.split_once(kind)?;
+        before.rsplit(' ').next()?.parse::<usize>().ok()
+    };
+    [" passed", " failed", " ignored"].iter().filter_map(|kind| number(kind)).sum()
 }
 
 /// Frames of a backtrace: `  12: some::function` and `             at some/file.rs:1:2`.
@@ -137,14 +161,22 @@ test result: FAILED. 2 passed; 1 failed
     #[test]
     fn a_failure_is_repeated_without_its_backtrace_and_what_passed_is_not_printed() {
         let mut output = TestOutput::default();
-        let printed: Vec<&str> = PRINTED.lines().filter(|line| output.take(line)).collect();
+        PRINTED.lines().for_each(|line| output.take(line.to_owned()));
+        let printed = &output.shown;
+        assert_eq!(output.counted, 3);
         assert_eq!(output.skipped, ["skipped: over: no bridge here"]);
         assert_eq!(output.failures.len(), 1);
         let said = output.failures[0].to_string();
         assert!(said.starts_with("---- ways::under ----\nseed 7\n") && said.contains("too low"), "{said}");
         assert!(!said.contains("begin_panic") && !said.contains("rustc"), "{said}");
-        assert!(!printed.contains(&"much") && printed.contains(&"test ways::over ... ok"), "{printed:?}");
-        assert!(printed.contains(&"too low") && printed.contains(&"test result: FAILED. 2 passed; 1 failed"));
+        assert!(
+            !printed.iter().any(|line| line == "much") && printed.iter().any(|line| line == "test ways::over ... ok"),
+            "{printed:?}"
+        );
+        assert!(
+            printed.iter().any(|line| line == "too low")
+                && printed.last().unwrap() == "test result: FAILED. 2 passed; 1 failed"
+        );
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Program {
     pub directory: PathBuf,
 }
 
+/// The groups of whole-system tests; a build without one of them has lost something.
+const GROUPS: [&str; 5] = ["transfers", "faults", "hostile", "network", "commands"];
+
 /// Builds every test program of the workspace, and the program that the whole-system tests run.
 ///
 /// # Errors
@@ -33,6 +36,9 @@ pub fn build(release: bool) -> anyhow::Result<Vec<Program>> {
     for line in messages.lines() {
         let message: Value = serde_json::from_str(line).with_context(|| format!("cargo printed {line}"))?;
         programs.extend(program(&message));
+    }
+    if let Some(missing) = GROUPS.iter().find(|group| !programs.iter().any(|program| program.target == **group)) {
+        bail!("cargo built no test program '{missing}'");
     }
     Ok(programs)
 }
