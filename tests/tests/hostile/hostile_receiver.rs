@@ -192,8 +192,8 @@ fn wishes_for_more_than_was_sent_are_refused() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for wish in [
         Message::SendAgain(vec![u32::MAX]),
-        // The first chunks are under way; nobody wants one of them four times.
-        Message::SendAgain(vec![0; 4]),
+        // The path is not open: no chunk has gone.
+        Message::SendAgain(vec![0]),
         // A port that belongs to somebody.
         Message::MoveFlow { flow_id: 0x0102_0300, source_port: 53 },
         Message::Feedback(vec![0xff; 40]),

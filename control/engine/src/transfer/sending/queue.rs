@@ -32,6 +32,9 @@ pub(super) struct Queue {
     preparing: usize,
     /// Files that are checked for changes after their last chunk.
     checking: usize,
+    /// Chunks that a flow got, or that the receiver has without one, since they were last queued:
+    /// only these can be requested again.
+    gone: BitSet,
     /// Chunks that the receiver has acknowledged as stored.
     stored: BitSet,
     resends: HashMap<u32, ResendRequest>,
@@ -59,6 +62,7 @@ impl Queue {
             filling: HashMap::new(),
             preparing: 0,
             checking: 0,
+            gone: BitSet::new(chunk_count as usize),
             stored: BitSet::new(chunk_count as usize),
             resends: HashMap::new(),
         }
@@ -165,7 +169,10 @@ impl Queue {
 
     /// A flow gets a chunk.
     pub(super) fn assign(&mut self, chunk: u32, tag: usize) {
-        self.assigned.insert(chunk, tag);
+        self.gone.insert(chunk);
+        let earlier = self.assigned.insert(chunk, tag);
+        // Invariant I-sending-one-flow: a chunk is in one flow's hands at a time.
+        assert!(earlier.is_none(), "a chunk was assigned to two flows at once");
     }
 
     /// A flow has a chunk no longer.
@@ -226,13 +233,12 @@ impl Queue {
         //# chunk was sent.
         let is_under_way = self.assigned.contains_key(&chunk);
         let first = ResendRequest { times: 0, waits: false, is_counted: !is_under_way };
-        let asked = self.resends.entry(chunk).or_insert(first);
-        if chunk >= self.next_chunk || asked.waits || asked.times >= TRIES_MAX {
+        let asked = self.resends.get(&chunk).copied().unwrap_or(first);
+        if !self.gone.contains(chunk) || asked.waits || asked.times >= TRIES_MAX {
             let text = format!("it asks for chunk {chunk} again, which was not sent or was sent often enough");
             return Err(TransferError::protocol(text));
         }
-        asked.times += 1;
-        asked.waits = true;
+        self.resends.insert(chunk, ResendRequest { times: asked.times + 1, waits: true, ..asked });
         Ok(!is_under_way)
     }
 
@@ -243,6 +249,7 @@ impl Queue {
 
     /// A chunk goes once more, before those that have not gone yet.
     pub(super) fn push_again(&mut self, chunk: u32) {
+        self.gone.remove(chunk);
         self.again.push_back(chunk);
     }
 
@@ -256,6 +263,8 @@ impl Queue {
 
     /// Counts a delivery; false if one of the same chunk was counted before.
     pub(super) fn count_delivery(&mut self, chunk: u32) -> bool {
+        // Of proven chunks and holes no flow was told.
+        self.gone.insert(chunk);
         let Some(asked) = self.resends.get_mut(&chunk) else { return true };
         !std::mem::replace(&mut asked.is_counted, true)
     }
@@ -281,10 +290,38 @@ mod tests {
         queue.grant_request(0);
         assert_eq!(queue.take_next(|_| false), Some(0), "before those that have not gone");
         for _ in 0..2 {
+            queue.assign(0, 1);
+            queue.unassign(0);
+            assert!(!queue.count_delivery(0));
             assert!(queue.request_again(0).unwrap());
             queue.grant_request(0);
-            assert!(!queue.count_delivery(0));
         }
+        queue.assign(0, 1);
+        queue.unassign(0);
         assert!(queue.request_again(0).is_err(), "often enough");
+    }
+
+    //= W-40
+    //# It requests a chunk that differs with `SendAgain`, at most three times, and only if the
+    //# chunk was sent.
+    #[test]
+    fn a_chunk_is_requested_again_only_after_it_has_gone() {
+        let mut queue = Queue::new(3);
+        assert_eq!(queue.take_next(|_| true), Some(0));
+        assert!(queue.request_again(0).is_err(), "a helper prepares it");
+        queue.push_prepared(0, Source::Memory);
+        assert!(queue.request_again(0).is_err(), "it waits for a flow");
+        assert!(queue.pop_prepared().is_some());
+        queue.assign(0, 1);
+        assert!(!queue.request_again(0).unwrap(), "it is in flight");
+        queue.unassign(0);
+        assert!(queue.count_delivery(0));
+        queue.grant_request(0);
+        assert!(queue.request_again(0).is_err(), "it was granted and has not gone again");
+        // A proven chunk gets no flow and may be requested (W-47).
+        assert_eq!(queue.take_next(|_| true), Some(0));
+        assert_eq!(queue.take_next(|_| true), Some(1));
+        assert!(queue.count_delivery(1) && queue.request_again(1).unwrap());
+        assert!(queue.request_again(7).is_err(), "there is no such chunk");
     }
 }
