@@ -76,7 +76,11 @@ impl Routed {
             lab.tool(0, "ip", &["link", "set", name, "up"]);
         }
         for (side, own) in [(0, family.here), (1, family.there)] {
-            lab.tool(side, "ip", &["addr", "add", &format!("{own}/{}", family.host_prefix), "dev", "lo"]);
+            let with_prefix = format!("{own}/{}", family.host_prefix);
+            let mut words = vec!["addr", "add", &with_prefix, "dev", "lo"];
+            // On a busy host even an address of the loopback interface is tentative for a moment.
+            words.extend((family.flag == "-6").then_some("nodad"));
+            lab.tool(side, "ip", &words);
         }
         let way =
             [family.flag, "route", "add", family.there, "via", family.next_there, "dev", &ours, "src", family.here];
