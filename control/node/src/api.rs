@@ -392,7 +392,12 @@ async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
             if record.as_ref().is_some_and(|record| record.state == RecordState::Paused) {
                 return Json(serde_json::json!({ "pausing": id.to_string() })).into_response();
             }
-            cannot(&api, id, record, "was requested by the partner, and only the partner can pause it")
+            let otherwise = if record.as_ref().is_some_and(|record| record.request.is_some()) {
+                "is being canceled and cannot be paused"
+            } else {
+                "was requested by the partner, and only the partner can pause it"
+            };
+            cannot(&api, id, record, otherwise)
         }
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }

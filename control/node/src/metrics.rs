@@ -118,7 +118,7 @@ impl Metrics {
     /// Counts a connection, request or key that found no free slot, or timed out.
     ///
     /// # Panics
-    /// If `stage` and `reason` are not a series that exists from the start.
+    /// In debug builds, if `stage` and `reason` are not a series that exists from the start.
     pub fn note_turned_away(&self, stage: &str, reason: &str) {
         self.admission.note_turned_away(stage, reason);
     }

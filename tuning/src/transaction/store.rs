@@ -204,6 +204,10 @@ impl Store {
     }
 
     /// Appends a record to the journal and updates the transaction.
+    ///
+    /// A journal that has vanished is an error: the write creates the file again, but without the
+    /// first records, so nothing could roll the transaction back, and it must not change the host
+    /// any further.
     pub(super) fn append(&mut self, transaction: &mut Transaction, record: &Record) -> Result<(), StoreError> {
         // Invariant I-tuning-over-is-final: Nothing is appended to the journal of a transaction
         // that has been rolled back or has ended.

@@ -84,15 +84,23 @@ impl Registry {
         self.record_start(id, record, live).await
     }
 
-    /// Continues a transfer that was running when the node was stopped; `None` if it runs already.
-    /// Its file says that it is running, so nothing has to be written first, even to a full disk.
+    /// Continues a transfer that was running when the node was stopped; `None` if it runs already
+    /// or has ended meanwhile. Its file says that it is running, so nothing has to be written
+    /// first, even to a full disk.
     #[must_use]
     pub fn go_on(&self, id: TransferId) -> Option<LiveTransfer> {
         let live = self.claim(id)?;
-        self.update(id, |record| {
-            record.state = RecordState::Queued;
-            record.error.take_if(|error| error.code == INTERRUPTED);
-        });
+        let claim = Claim { live: &self.live, id, is_kept: false };
+        let queued = self.update_if(
+            id,
+            |record| record.state.is_under_way(),
+            |record| {
+                record.state = RecordState::Queued;
+                record.error.take_if(|error| error.code == INTERRUPTED);
+            },
+        );
+        queued.ok()?;
+        claim.keep();
         Some(live)
     }
 
@@ -288,12 +296,12 @@ impl Registry {
         true
     }
 
-    /// Asks a transfer of this node's user to stop until they resume it; false if it is not
-    /// running.
+    /// Asks a transfer of this node's user to stop until they resume it; false if it is not running
+    /// or is being canceled.
     pub fn pause(&self, id: TransferId) -> bool {
         let is_own = lock(&self.records).get(&id).is_some_and(|record| record.request.is_some());
         let mut live = lock(&self.live);
-        let Some(live) = live.get_mut(&id).filter(|_| is_own) else { return false };
+        let Some(live) = live.get_mut(&id).filter(|live| is_own && !live.is_being_canceled()) else { return false };
         live.stop = Stop::Paused;
         live.cancel.send_replace(true);
         true

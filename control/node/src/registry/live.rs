@@ -18,6 +18,13 @@ pub(super) struct Live {
     pub(super) stop: Stop,
 }
 
+impl Live {
+    /// Whether somebody has asked for its cancellation, which nothing takes back.
+    pub(super) fn is_being_canceled(&self) -> bool {
+        self.stop == Stop::Canceled && *self.cancel.borrow()
+    }
+}
+
 /// Why a transfer stops before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {

@@ -1,4 +1,5 @@
 use culvert_engine::transfer::error::TransferError;
+use culvert_engine::transfer::manifest_exchange::canceled;
 use culvert_model::record::Role;
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_protocol::control::{Options, PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode};
@@ -24,6 +25,17 @@ pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferR
         request: None,
         progress: None,
     }
+}
+
+/// A record of [`ID`] that this node's user requested.
+fn own_record() -> TransferRecord {
+    let request = TransferRequest {
+        target: Target::Profile("a".to_owned()),
+        movement: Movement::Measure { bytes: 1 },
+        options: Options::default(),
+        retries: None,
+    };
+    TransferRecord { request: Some(request), ..record(RecordState::Queued, "a", 0) }
 }
 
 pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
@@ -85,15 +97,8 @@ fn a_partner_is_told_why_a_transfer_stops_as_far_as_its_version_knows() {
     //# paused the transfer; partners of older versions get `canceled`.
     let (_directory, _, registry) = registry();
     let canceled = || Refusal::new(RefusalCode::Canceled, "canceled");
-    let request = TransferRequest {
-        target: Target::Profile("a".to_owned()),
-        movement: Movement::Measure { bytes: 1 },
-        options: Options::default(),
-        retries: None,
-    };
     run(async {
-        let own = TransferRecord { request: Some(request), ..record(RecordState::Queued, "a", 0) };
-        let live = registry.begin(ID, own).await.unwrap();
+        let live = registry.begin(ID, own_record()).await.unwrap();
         assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Canceled);
         assert!(registry.pause(ID) && *live.cancel.borrow());
         assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Interrupted);
@@ -102,6 +107,37 @@ fn a_partner_is_told_why_a_transfer_stops_as_far_as_its_version_knows() {
         assert_eq!(registry.told(ID, other, PAUSES_ARE_TOLD_SINCE).code, RefusalCode::NoSpace);
         assert!(registry.cancel(ID).await, "a transfer that is being paused may be canceled");
         assert_eq!(registry.told(ID, canceled(), PAUSES_ARE_TOLD_SINCE).code, RefusalCode::Canceled);
+    });
+}
+
+/// A pause that came after the cancellation left the transfer paused.
+#[test]
+fn a_pause_does_not_override_a_cancellation() {
+    let (_directory, _, registry) = registry();
+    run(async {
+        drop(registry.begin(ID, own_record()).await.unwrap());
+        assert!(registry.pause(ID) && registry.pause(ID), "pausing twice is pausing");
+        assert!(registry.cancel(ID).await);
+        assert!(!registry.pause(ID));
+        registry.fail(ID, &canceled()).await.unwrap();
+        assert_eq!(registry.get(ID).unwrap().state, RecordState::Canceled);
+    });
+}
+
+/// It became queued again, which is a broken invariant.
+#[test]
+fn a_transfer_that_has_ended_does_not_go_on() {
+    let (_directory, _, registry) = registry();
+    run(async {
+        assert!(registry.go_on(ID).is_none(), "there is no record");
+        drop(registry.begin(ID, own_record()).await.unwrap());
+        assert!(registry.go_on(ID).is_none() && registry.under_way() == [ID], "it runs already, and keeps running");
+        registry.fail(ID, &TransferError::protocol("a test")).await.unwrap();
+        let ended = registry.get(ID).unwrap();
+        assert!(registry.go_on(ID).is_none());
+        assert_eq!(registry.get(ID).unwrap(), ended);
+        assert!(registry.under_way().is_empty(), "nothing holds the transfer");
+        assert!(registry.begin(ID, own_record()).await.is_ok());
     });
 }
 
