@@ -67,8 +67,9 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
-    let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
+    // Before connections are accepted: partners' hosts count as strangers' until then.
     spawn_upkeep(&node, &settings);
+    let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
     state.write("node.json", &json)?;
     let code = tokio::select! {

@@ -114,10 +114,10 @@ async fn act(global: GlobalArgs, args: TransferArgs, followed: &FollowedTransfer
                 follow(&api, &transfer, report_options, &state, followed).await
             }
         }
-        TransferAction::Pause { transfer } => orders::pause(&state, &transfer, json, global.quiet).await,
+        TransferAction::Pause { transfer } => orders::pause(&state, &transfer, json, global.quiet, followed).await,
         TransferAction::Resume { transfer } => orders::order(&state, &transfer, "resume", json).await,
         TransferAction::Restart { transfer } => orders::order(&state, &transfer, "restart", json).await,
-        TransferAction::Cancel { transfer } => orders::cancel(&state, &transfer, json, global.quiet).await,
+        TransferAction::Cancel { transfer } => orders::cancel(&state, &transfer, json, global.quiet, followed).await,
         TransferAction::Receipt { what, sender, receiver } => {
             receipt::verify(&state, &what, sender.as_deref(), receiver.as_deref(), json)
         }

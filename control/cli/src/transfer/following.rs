@@ -23,7 +23,8 @@ const POLL: Duration = Duration::from_millis(150);
 pub struct FollowedTransfer(RefCell<Option<(String, RecordState)>>);
 
 impl FollowedTransfer {
-    fn note(&self, record: &TransferRecord) {
+    /// Notes the last known record.
+    pub fn note(&self, record: &TransferRecord) {
         self.0.replace(Some((record.transfer.clone(), record.state)));
     }
 
