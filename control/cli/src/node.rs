@@ -67,7 +67,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
-    // Before connections are accepted: partners' hosts count as strangers' until then.
+    // Before connections are accepted: until the limiter knows partners' hosts, they are strangers.
     spawn_upkeep(&node, &settings);
     let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
