@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -45,6 +46,8 @@ impl Server {
             at("user").display(),
         );
         fs::write(at("ssh_config"), client).unwrap();
+        // Far ends of this server are found by the program's name; others run beside them.
+        symlink(culvert(), at("culvert")).unwrap();
         // Where sshd is root's, it wants its directory.
         let _ = fs::create_dir("/run/sshd");
         let program = if Path::new("/usr/sbin/sshd").exists() { "/usr/sbin/sshd" } else { "sshd" };
@@ -67,7 +70,7 @@ impl Server {
     fn run(&self, verb: &str, places: &[String], options: &[&str]) -> Ran {
         let mut culvert_command = command(&self.path("state"), [verb, "--json", "--ssh", &self.ssh]);
         if !options.contains(&"--remote-program") {
-            culvert_command.arg("--remote-program").arg(culvert());
+            culvert_command.arg("--remote-program").arg(self.path("culvert"));
         }
         culvert_command.args(options).args(places).output().unwrap().into()
     }
@@ -98,7 +101,8 @@ fn a_tree_goes_there_and_comes_back_over_ssh() {
     assert_same(&source, &back);
     // Again: nothing to do, and the far end has gone.
     server.run("send", &[source.join("").display().to_string(), remote(&there)], &[]).exits(0);
-    let far_ends = Command::new("pgrep").args(["-f", &format!("{} far-end", culvert().display())]).output().unwrap();
+    let far_ends =
+        Command::new("pgrep").args(["-f", &format!("{} far-end", server.path("culvert").display())]).output().unwrap();
     assert!(far_ends.stdout.is_empty(), "a far end is left: {}", String::from_utf8_lossy(&far_ends.stdout));
 }
 
