@@ -29,8 +29,11 @@ pub fn culvert() -> &'static Path {
         };
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "culvert"]);
-        if profile.ends_with("release") {
-            build.arg("--release");
+        match profile.file_name().and_then(OsStr::to_str) {
+            None | Some("debug") => {}
+            Some(name) => {
+                build.args(["--profile", name]);
+            }
         }
         let built = build.status().expect("cargo runs");
         assert!(built.success(), "the program under test does not build");

@@ -12,6 +12,9 @@ use crate::testing::Selection;
 /// The version of cargo-deny to install if there is none: the newest that builds with Rust 1.95.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
+/// The profile of packages and benchmarks: docs/decisions/0085-two-release-profiles.md.
+const PACKAGES: &str = "dist";
+
 /// Formatting, lints, documentation, licenses.
 pub fn check() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
@@ -40,8 +43,8 @@ pub fn deb(program: Option<PathBuf>, output: &Path, maintainer: String, revision
     let program = match program {
         Some(program) => program.canonicalize().with_context(|| program.display().to_string())?,
         None => {
-            cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
-            workspace.join("target/release/culvert")
+            cargo(&["build", "--profile", PACKAGES, "--locked", "--package", "culvert"], &[])?;
+            workspace.join("target").join(PACKAGES).join("culvert")
         }
     };
     std::fs::create_dir_all(output)?;
@@ -50,20 +53,20 @@ pub fn deb(program: Option<PathBuf>, output: &Path, maintainer: String, revision
     Ok(())
 }
 
-/// The benchmark, in release.
+/// The benchmark, built as packages are.
 pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
     if !arguments.iter().any(|argument| argument == "--help") {
         install_missing(OF_BENCHMARKS);
     }
     // Built separately, as the benchmark requests it: together with other packages it would have
     // their features too, and be built twice.
-    cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
-    run_release(&["--package", "culvert-benches"], arguments)
+    cargo(&["build", "--profile", PACKAGES, "--locked", "--package", "culvert"], &[])?;
+    run_profile(PACKAGES, &["--package", "culvert-benches"], arguments)
 }
 
 /// The simulator, in release.
 pub fn simulate(arguments: &[String]) -> anyhow::Result<()> {
-    run_release(&["--package", "culvert-simulator", "--example", "sim"], arguments)
+    run_profile("release", &["--package", "culvert-simulator", "--example", "sim"], arguments)
 }
 
 /// A command of the path emulator, in release.
@@ -71,7 +74,7 @@ pub fn emulate(command: &str, arguments: &[String]) -> anyhow::Result<()> {
     install_missing(OF_TESTS);
     cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
     let words: Vec<String> = std::iter::once(command.to_owned()).chain(arguments.iter().cloned()).collect();
-    run_release(&["--package", "culvert-tests", "--bin", "culvert-lab"], &words)
+    run_profile("release", &["--package", "culvert-tests", "--bin", "culvert-lab"], &words)
 }
 
 /// Runs cargo, and reports how long it took.
@@ -117,8 +120,8 @@ fn cargo_bin(program: &str) -> Option<PathBuf> {
     Some(home.join("bin").join(program))
 }
 
-fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
-    let mut run = vec!["run", "--quiet", "--release", "--locked"];
+fn run_profile(profile: &str, what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
+    let mut run = vec!["run", "--quiet", "--profile", profile, "--locked"];
     run.extend(what);
     run.push("--");
     run.extend(arguments.iter().map(String::as_str));
