@@ -12,14 +12,16 @@ const PROBE_ROUND_NS: u64 = 20_000_000;
 const PROBE_GRACE_NS: u64 = 60_000_000;
 /// After so long without an answer the path counts as closed …
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
-/// … if all rounds of that time were sent. A lane that was kept from its core has sent fewer: its
-/// silence says nothing about the path.
+/// … if all rounds of that time were due and attempted. A lane that was kept from its core has
+/// attempted fewer: its silence says nothing about the path …
 const PROBE_ROUNDS_PATIENCE: u32 = (PROBE_PATIENCE_NS / PROBE_ROUND_NS) as u32;
+/// … but a lane that gets its core so rarely cannot send either, and its user waits no longer.
+const PROBE_PATIENCE_NS_MAX: u64 = 30_000_000_000;
 
 /// The search for the largest of the common sizes that the path delivers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probing {
-    /// When the current patience began, and the rounds sent since.
+    /// When the current patience began, and the rounds attempted since.
     begun_ns: u64,
     rounds_unanswered: u32,
     next_round_ns: u64,
@@ -85,11 +87,13 @@ impl Probing {
         (best == largest || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS).then_some(best)
     }
 
-    /// Whether the path counts as closed: neither for the time of patience nor to the rounds that
-    /// belong to it has there been an answer. True once in that time, for the search goes on.
+    /// Whether the path counts as closed: there has been no answer for the time of patience and to
+    /// the rounds that belong to it, or for [`PROBE_PATIENCE_NS_MAX`]. True once in that time, for
+    /// the search goes on.
     pub(super) const fn is_given_up(&mut self, now_ns: u64) -> bool {
-        let is_long = now_ns.saturating_sub(self.begun_ns) > PROBE_PATIENCE_NS;
-        if !is_long || self.rounds_unanswered < PROBE_ROUNDS_PATIENCE {
+        let elapsed_ns = now_ns.saturating_sub(self.begun_ns);
+        let has_tried = elapsed_ns > PROBE_PATIENCE_NS && self.rounds_unanswered >= PROBE_ROUNDS_PATIENCE;
+        if !has_tried && elapsed_ns <= PROBE_PATIENCE_NS_MAX {
             return false;
         }
         self.begun_ns = now_ns;
@@ -97,13 +101,18 @@ impl Probing {
         true
     }
 
-    /// Whether a round of probes is due, which counts as sent then.
+    /// Whether a round of probes is due, which counts as attempted then, whatever becomes of its
+    /// datagrams.
     pub(super) fn begin_round(&mut self, was_open: bool, now_ns: u64) -> bool {
         if now_ns < self.next_round_ns {
             return false;
         }
         self.rounds_unanswered = self.rounds_unanswered.saturating_add(1);
-        self.next_round_ns = now_ns + (PROBE_ROUND_NS << self.doublings);
+        let interval_ns = PROBE_ROUND_NS << self.doublings;
+        // From when this round was due: the turns of a lane are late by a little, and that must not
+        // add up. Rounds that were missed altogether are not made up for.
+        let due_ns = self.next_round_ns + interval_ns;
+        self.next_round_ns = if due_ns > now_ns { due_ns } else { now_ns + interval_ns };
         // A path that was open may be dark for long.
         if was_open {
             self.doublings = (self.doublings + 1).min(PROBE_DOUBLINGS_MAX);
@@ -167,15 +176,41 @@ mod tests {
         assert!(!probing.is_given_up(now_ns), "once in that time");
     }
 
+    /// The lane gets its core every `each_ns`. When and after how many rounds it gives up.
+    fn gives_up(each_ns: u64) -> (u64, u32) {
+        let mut probing = Probing::beginning(0);
+        let (mut now_ns, mut rounds) = (0, 0);
+        while !probing.is_given_up(now_ns) {
+            rounds += u32::from(probing.begin_round(false, now_ns));
+            now_ns += each_ns;
+        }
+        (now_ns, rounds)
+    }
+
     #[test]
     fn a_path_is_not_given_up_while_rounds_are_missing() {
-        let mut probing = Probing::beginning(0);
-        for round in 1..=u64::from(PROBE_ROUNDS_PATIENCE) {
-            // The lane gets its core only now and then.
-            assert!(!probing.is_given_up(round * PROBE_PATIENCE_NS), "after {round} rounds");
-            assert!(probing.begin_round(false, round * PROBE_PATIENCE_NS));
+        let each_ns = 90_000_000;
+        let last_round_ns = u64::from(PROBE_ROUNDS_PATIENCE - 1) * each_ns;
+        assert_eq!(gives_up(each_ns), (last_round_ns + each_ns, PROBE_ROUNDS_PATIENCE));
+    }
+
+    #[test]
+    fn a_path_is_given_up_at_last_though_rounds_are_missing() {
+        for each_ns in [110_000_000, 6_000_000_000] {
+            let (now_ns, rounds) = gives_up(each_ns);
+            assert!(rounds < PROBE_ROUNDS_PATIENCE, "{rounds} rounds");
+            let late_ns = now_ns - PROBE_PATIENCE_NS_MAX;
+            assert!(late_ns > 0 && late_ns <= each_ns, "{late_ns} ns after the most");
         }
-        assert!(probing.is_given_up(u64::from(PROBE_ROUNDS_PATIENCE) * PROBE_PATIENCE_NS + 1));
+    }
+
+    #[test]
+    fn rounds_that_are_a_little_late_do_not_put_the_end_off() {
+        for each_ns in [1_000_000, 7_000_000, 19_000_000] {
+            let (now_ns, rounds) = gives_up(each_ns);
+            assert!((PROBE_ROUNDS_PATIENCE..=PROBE_ROUNDS_PATIENCE + 1).contains(&rounds), "{rounds} rounds");
+            assert!(now_ns <= PROBE_PATIENCE_NS + each_ns, "{now_ns} ns with turns each {each_ns} ns");
+        }
     }
 
     #[test]
