@@ -130,7 +130,6 @@ impl<D: Datapath> Lane<D> {
             }
         }
         self.account(progress, self.datapath.now_ns());
-        self.table.resources.link.counters.set(LaneCounter::BrokenInvariants, invariant::count());
         Turn { progress, deadline_ns: self.deadline_ns() }
     }
 
@@ -147,7 +146,10 @@ impl<D: Datapath> Lane<D> {
             //= W-54
             //# A probe is answered with one datagram, no longer than the probe, sent to the address
             //# the probe came from.
-            let mut seal = |room: &mut [u8], _| Some(flow.protocol.seal_probe_reply(&probe, datagram_bytes, room));
+            let mut seal = |room: &mut [u8], _| {
+                let bytes = flow.protocol.seal_probe_reply(&probe, datagram_bytes, room);
+                (bytes > 0).then_some(bytes)
+            };
             self.datapath.send_run(to.into(), 1, &mut seal);
         }
         for flow in self.table.receives.iter_mut() {
@@ -226,16 +228,18 @@ impl<D: Datapath> Lane<D> {
         resources.shares.tell_who_holds_too_much(sends, receives, &mut resources.link, now_ns);
         self.table.close_what_is_done();
         self.table.check();
-        self.publish_counts();
         if !self.table.has_flows() {
             self.count_frames();
         }
+        // Last: the checks above may break an invariant.
+        self.publish_counts();
     }
 
-    /// Writes the counters that are states, or that the datapath keeps.
+    /// Writes the counters that are states, or that the datapath or the thread keeps.
     fn publish_counts(&self) {
         let (counters, buffers) = (&self.table.resources.link.counters, &self.table.resources.buffers);
         counters.set(LaneCounter::BuffersInUse, (buffers.count() - buffers.free_count()) as u64);
+        counters.set(LaneCounter::BrokenInvariants, invariant::count());
         counters.set(LaneCounter::GsoEnabled, u64::from(self.datapath.segments_runs()));
         let counts = self.datapath.counts();
         counters.set(LaneCounter::RingReceived, counts.ring_received);

@@ -3,8 +3,12 @@
 //!
 //! A lane is a thread, and its invariants are checked deep inside it: in the buffer pool, the
 //! packet memory, the rings. The count is therefore kept per thread; the lane copies it into
-//! [`LaneCounter::BrokenInvariants`](crate::counters::LaneCounter::BrokenInvariants) once a turn.
-//! An invariant that holds costs a comparison and a branch.
+//! [`LaneCounter::BrokenInvariants`](crate::counters::LaneCounter::BrokenInvariants) every
+//! millisecond. An invariant that holds costs a comparison and a branch.
+//!
+//! Some of the checked code, such as the rings, also runs on the coordinator's thread and in the
+//! control process. What breaks there ends a debug build too, but a release build counts it in a
+//! thread-local that nobody reads.
 //!
 //! What comes from outside (network, disk, kernel, the other process) is not checked with this
 //! macro: that gets an error.

@@ -175,7 +175,10 @@ impl ReceiveFlow {
         //# An opening is empty; it opens NATs and stateful firewalls on the receiver's side.
         self.openings.on_sent(now_ns);
         let protocol = &mut self.protocol;
-        datapath.send_run(self.partner.into(), 1, |room, _| Some(protocol.seal_opening(wire_us(now_ns), room)));
+        datapath.send_run(self.partner.into(), 1, |room, _| {
+            let bytes = protocol.seal_opening(wire_us(now_ns), room);
+            (bytes > 0).then_some(bytes)
+        });
     }
 
     /// Charges time to a destination that keeps the flow's buffers.

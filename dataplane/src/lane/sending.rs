@@ -224,7 +224,9 @@ impl SendFlow {
         if now_ns >= self.path.search_due_ns() {
             let flow = &mut FlowPart { slot: self.slot, protocol: &mut self.protocol, block: &self.block };
             let outcome = self.path.search_on(datapath, flow, now_ns);
-            self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);
+            if outcome.datagrams > 0 {
+                self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);
+            }
         }
         self.waiting = Waiting::Pacer;
         let datagram_bytes = usize::from(self.protocol.stride()) + OVERHEAD_BYTES;
