@@ -2,7 +2,8 @@
 //!
 //! The main thread is the *coordinator*. It receives what needs a descriptor, a secret or an
 //! allocation, prepares it, and hands it to the lane; it makes keys ahead of time; it frees what
-//! lanes are done with. When the control process is gone, so is this one.
+//! lanes are done with. When the control process is gone, or sends something invalid, this process
+//! ends.
 
 use std::collections::HashMap;
 use std::io;
@@ -184,6 +185,10 @@ struct Coordinator {
     refusals: Vec<String>,
 }
 
+/// A message that the control process never sends: this process ends, and the control process
+/// starts another.
+struct Nonsense;
+
 /// The key schedules of open flows, by lane and slot.
 #[derive(Default)]
 struct Schedules {
@@ -315,7 +320,8 @@ impl Coordinator {
         Ok(lanes.into_iter().map(|(_, lane)| lane).collect())
     }
 
-    /// Serves the control process and the lanes until the control process is gone.
+    /// Serves the control process and the lanes until the control process is gone or sends
+    /// nonsense, to this thread or to a lane.
     fn serve(&mut self, link: &LinkSocket) {
         loop {
             let (bell, socket) = (self.bell.as_fd(), link.as_fd());
@@ -330,17 +336,24 @@ impl Coordinator {
                 silence(self.bell.as_fd());
                 self.take_departures();
             }
+            if let Some(lane) = self.handoffs.iter().position(|handoff| handoff.has_given_up()) {
+                say_aside!("culvert dataplane: the control process sent lane {lane} an invalid command");
+                return;
+            }
             if has_message {
-                match link.receive::<ToDataPlane>() {
-                    Ok(Some((message, descriptors))) => self.handle(message, descriptors, link),
-                    Ok(None) | Err(_) => return,
+                let Ok(Some((message, descriptors))) = link.receive::<ToDataPlane>() else { return };
+                let Ok(answer) = self.handle(message, descriptors) else { return };
+                if let Some(answer) = answer {
+                    // If the control process is gone, the next look at the link shows it.
+                    let _ = link.send(&answer, &[]);
                 }
             }
         }
     }
 
-    fn handle(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
-        let answer = match message {
+    /// Does what a message says; the answer, if it has one.
+    fn handle(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>) -> Result<Option<FromDataPlane>, Nonsense> {
+        Ok(match message {
             // A control process starts this one once; a second start is ignored.
             ToDataPlane::Start(_) => None,
             ToDataPlane::InstallFile { slot, direct } => {
@@ -359,8 +372,8 @@ impl Coordinator {
                 self.files.remove(slot);
                 None
             }
-            ToDataPlane::OpenSend(open) => self.open_send(open),
-            ToDataPlane::OpenReceive(open) => self.open_receive(&open),
+            ToDataPlane::OpenSend(open) => self.open_send(open)?,
+            ToDataPlane::OpenReceive(open) => self.open_receive(&open)?,
             ToDataPlane::SetSource { lane, slot, port, is_v6 } => {
                 if let (Some(handoff), Some(fd)) =
                     (self.handoffs.get(usize::from(lane)), descriptors.into_iter().next())
@@ -391,11 +404,7 @@ impl Coordinator {
                 let Rules { set, missing } = self.kept.rules.clone();
                 Some(FromDataPlane::ProgramCounters(ProgramCounters { rules: set, rules_missing: missing, ..counted }))
             }
-        };
-        if let Some(answer) = answer {
-            // If the control process is gone, the next look at the link shows it.
-            let _ = link.send(&answer, &[]);
-        }
+        })
     }
 
     fn begin_capture(&self, lane: u16, pieces: Vec<OwnedFd>, snap_bytes: usize) {
@@ -413,23 +422,25 @@ impl Coordinator {
         }
     }
 
-    /// Whether a slot can take a flow. The control process names it, so that is checked.
-    fn is_free(slot: u16, is_in_use: bool) -> bool {
-        let is_free = slot < FLOWS_PER_LANE && !is_in_use;
-        if !is_free {
-            say_aside!("culvert dataplane: the control process opened a flow in slot {slot}, which is not free");
-        }
-        is_free
+    /// The way to a lane that is to take a flow into a slot. The control process names both, so
+    /// they are checked.
+    fn way_to(&self, lane: u16, slot: u16, is_in_use: bool) -> Result<Arc<Handoff>, Nonsense> {
+        let handoff = self.handoffs.get(usize::from(lane)).filter(|_| slot < FLOWS_PER_LANE && !is_in_use);
+        handoff.cloned().ok_or_else(|| {
+            say_aside!(
+                "culvert dataplane: the control process opened a flow in slot {slot} of lane {lane}, which is not free"
+            );
+            Nonsense
+        })
     }
 
-    fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
+    /// Opens a flow. Without an answer, the control process gives this one up after a while.
+    fn open_send(&mut self, open: OpenSend) -> Result<Option<FromDataPlane>, Nonsense> {
         // Flows that lanes are done with free their slots.
         self.take_departures();
-        if !Self::is_free(open.slot.0, self.schedules.sends.contains_key(&(open.lane, open.slot))) {
-            return None;
-        }
-        self.steer_flow(open.lane, open.flow_id);
-        let handoff = self.handoffs.get(usize::from(open.lane))?;
+        let at = (open.lane, open.slot);
+        let handoff = self.way_to(open.lane, open.slot.0, self.schedules.sends.contains_key(&at))?;
+        let Some(challenge_key) = challenge_key() else { return Ok(None) };
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         // The window is sized for what all but the most unusual paths carry; on those, fewer
@@ -446,22 +457,23 @@ impl Coordinator {
         let layout = LaneLayout::of(open.lane.into());
         let block = FlowBlock::new(self.link_memory.clone(), &layout, open.slot.0);
         let probes = open.probe_datagram_bytes;
-        let destination = Destination::new(open.partner, challenge_key()?);
+        let destination = Destination::new(open.partner, challenge_key);
         let flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes)
             .of_holder(open.holder);
-        self.schedules.sends.insert((open.lane, open.slot), forward);
-        handoff
-            .deliver(ToLane::Send(Box::new(flow)))
-            .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
+        self.steer_flow(open.lane, open.flow_id);
+        if !handoff.deliver(ToLane::Send(Box::new(flow))) {
+            Self::unsteer_flow(&mut self.steering, open.lane, open.flow_id);
+            return Ok(None);
+        }
+        self.schedules.sends.insert(at, forward);
+        Ok(Some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot }))
     }
 
-    fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
+    /// See [`Coordinator::open_send`].
+    fn open_receive(&mut self, open: &OpenReceive) -> Result<Option<FromDataPlane>, Nonsense> {
         self.take_departures();
-        if !Self::is_free(open.slot.0, self.schedules.receives.contains_key(&(open.lane, open.slot))) {
-            return None;
-        }
-        self.steer_flow(open.lane, open.flow_id);
-        let handoff = self.handoffs.get(usize::from(open.lane))?;
+        let at = (open.lane, open.slot);
+        let handoff = self.way_to(open.lane, open.slot.0, self.schedules.receives.contains_key(&at))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         let buffers = self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32;
@@ -478,10 +490,13 @@ impl Coordinator {
         let flow =
             ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes)
                 .of_holder(open.holder);
-        self.schedules.receives.insert((open.lane, open.slot), forward);
-        handoff
-            .deliver(ToLane::Receive(Box::new(flow)))
-            .then_some(FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot })
+        self.steer_flow(open.lane, open.flow_id);
+        if !handoff.deliver(ToLane::Receive(Box::new(flow))) {
+            Self::unsteer_flow(&mut self.steering, open.lane, open.flow_id);
+            return Ok(None);
+        }
+        self.schedules.receives.insert(at, forward);
+        Ok(Some(FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot }))
     }
 
     /// Makes the keys that lanes want and frees the flows that they are done with.
@@ -570,3 +585,6 @@ fn run_lane<D: Datapath>(mut lane: Lane<D>, is_ready: impl FnOnce()) {
     is_ready();
     runner::run(&mut lane, &AtomicBool::new(false));
 }
+
+#[cfg(test)]
+mod tests;

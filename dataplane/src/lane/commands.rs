@@ -2,6 +2,7 @@
 //! deliveries of the coordinator from its queue.
 
 use culvert_link::commands::Command;
+use culvert_link::ring::Broken;
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
 use culvert_protocol::feedback::Report;
 
@@ -69,23 +70,30 @@ impl FlowTable {
         }
     }
 
-    /// Takes commands of the control process. A malformed one is the last.
+    /// Takes commands of the control process. After a malformed one, or when the ring is broken,
+    /// the lane takes no more and has the process ended.
     pub(super) fn take_commands(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = 0;
         while taken < COMMANDS_PER_TURN && !self.resources.link.is_backlogged() {
             let mut scratch = self.resources.link.lend_command_scratch();
             let record = self.resources.link.next_command(&mut scratch);
-            let is_taken = record.is_some();
-            if let Some(record) = record {
-                // Its flow was delivered before it was sent, but perhaps after this turn looked for
-                // deliveries.
-                self.take_deliveries(datapath, now_ns);
-                let command = postcard::from_bytes::<Command<'_>>(record).map_err(|_| Nonsense);
-                if command.and_then(|command| self.command(&command, now_ns)).is_err() {
-                    self.resources.link.give_up_commands();
+            let is_taken = matches!(record, Ok(Some(_)));
+            let obeyed = match record {
+                Ok(Some(record)) => {
+                    // Its flow was delivered before it was sent, but perhaps after this turn looked
+                    // for deliveries.
+                    self.take_deliveries(datapath, now_ns);
+                    let command = postcard::from_bytes::<Command<'_>>(record).map_err(|_| Nonsense);
+                    command.and_then(|command| self.command(&command, now_ns))
                 }
-            }
+                Ok(None) => Ok(()),
+                Err(Broken) => Err(Nonsense),
+            };
             self.resources.link.return_command_scratch(scratch);
+            if obeyed.is_err() {
+                self.resources.link.give_up_commands();
+                self.handoff.give_up();
+            }
             if !is_taken {
                 break;
             }

@@ -9,6 +9,7 @@ use culvert_link::kernel_bypass::NextHop;
 use culvert_protocol::seal::PacketKey;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
@@ -92,6 +93,7 @@ pub struct Handoff {
     from_lane: ArrayQueue<FromLane>,
     lane_bell: OwnedFd,
     coordinator_bell: OwnedFd,
+    has_given_up: AtomicBool,
 }
 
 impl Handoff {
@@ -104,6 +106,7 @@ impl Handoff {
             from_lane: ArrayQueue::new(QUEUE_LENGTH),
             lane_bell,
             coordinator_bell,
+            has_given_up: AtomicBool::new(false),
         }
     }
 
@@ -141,5 +144,19 @@ impl Handoff {
     #[must_use]
     pub fn next_departure(&self) -> Option<FromLane> {
         self.from_lane.pop()
+    }
+
+    /// The lane has got a command that the control process never sends, and takes no more: the
+    /// coordinator ends the process.
+    #[cold]
+    pub fn give_up(&self) {
+        self.has_given_up.store(true, Ordering::Release);
+        ring(self.coordinator_bell.as_fd());
+    }
+
+    /// Whether the lane takes no more commands. Look after silencing the coordinator's bell.
+    #[must_use]
+    pub fn has_given_up(&self) -> bool {
+        self.has_given_up.load(Ordering::Acquire)
     }
 }

@@ -14,7 +14,7 @@ use culvert_link::counters::LaneCounters;
 use culvert_link::doorbell::{ring, silence};
 use culvert_link::invariant;
 use culvert_link::layout::LaneLayout;
-use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
+use culvert_link::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_link::shared_memory::SharedMemory;
 use culvert_protocol::feedback::REPORT_BYTES_MAX;
 
@@ -42,7 +42,7 @@ pub struct LaneLink {
     /// Events for which the ring had no room.
     backlog: VecDeque<Waiting>,
     report: Box<[u8; REPORT_BYTES_MAX]>,
-    /// Set when the control process has written nonsense: the lane takes no more commands.
+    /// The lane takes no more commands.
     is_broken: bool,
 }
 
@@ -152,30 +152,28 @@ impl LaneLink {
         self.command_scratch = Some(scratch);
     }
 
-    /// The control process has sent a command that it never sends: takes no more from it. It finds
-    /// its commands unanswered and gives this process up.
+    /// Takes no more commands: the control process has sent one that it never sends. The
+    /// coordinator ends this process, and the control process starts another.
     #[cold]
     pub fn give_up_commands(&mut self) {
         self.is_broken = true;
     }
 
-    /// The next command's bytes, in `scratch`.
+    /// The next command's bytes, in `scratch`; none after [`LaneLink::give_up_commands`].
+    ///
+    /// # Errors
+    /// [`Broken`] if the ring makes no sense.
     #[inline]
-    pub fn next_command<'a>(&mut self, scratch: &'a mut Scratch) -> Option<&'a [u8]> {
-        if self.is_broken {
-            return None;
-        }
-        self.commands.pop(scratch).unwrap_or_else(|_| {
-            self.is_broken = true;
-            None
-        })
+    pub fn next_command<'a>(&mut self, scratch: &'a mut Scratch) -> Result<Option<&'a [u8]>, Broken> {
+        if self.is_broken { Ok(None) } else { self.commands.pop(scratch) }
     }
 
     /// Announces that the lane is about to sleep on its bell; false if a command has arrived
     /// meanwhile.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
-        self.commands.prepare_to_sleep()
+        // Commands that nobody takes keep no lane awake.
+        self.is_broken || self.commands.prepare_to_sleep()
     }
 
     /// The lane is awake again.
@@ -188,5 +186,25 @@ impl LaneLink {
     #[must_use]
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.own_bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use culvert_link::doorbell::doorbell;
+
+    #[test]
+    fn a_lane_that_takes_no_more_commands_sleeps_though_some_wait() {
+        let layout = LaneLayout::of(0);
+        let memory = Arc::new(SharedMemory::create("link", LaneLayout::memory_bytes(1), false).unwrap());
+        let mut link = LaneLink::new(memory.clone(), &layout, doorbell().unwrap(), doorbell().unwrap());
+        let mut commands = Producer::new(memory, layout.commands);
+        commands.push(&[0xff; 16]).unwrap();
+        assert!(!link.prepare_to_sleep());
+        link.give_up_commands();
+        assert!(link.prepare_to_sleep());
+        let mut scratch = link.lend_command_scratch();
+        assert_eq!(link.next_command(&mut scratch), Ok(None));
     }
 }

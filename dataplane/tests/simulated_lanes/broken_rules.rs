@@ -1,9 +1,12 @@
 //! What a lane does when its own invariants, or the control process, break a rule.
 
+use std::sync::atomic::Ordering;
+
 use culvert_dataplane::datapath::sim::SimPath;
 use culvert_link::commands::{ASSIGNED_MAX, Command, Event, SendSlot, Source};
 use culvert_link::counters::LaneCounter;
 use culvert_link::invariant;
+use culvert_link::layout::LaneLayout;
 
 use super::{CHUNK_BYTES, RECEIVE, SEND, World};
 
@@ -16,6 +19,7 @@ fn a_broken_invariant_shows_in_the_lanes_counter() {
     // A debug build panics when it has counted; a release build goes on.
     let ended = std::panic::catch_unwind(|| culvert_link::invariant!(before == u64::MAX, "a test breaks an invariant"));
     assert_eq!(ended.is_err(), cfg!(debug_assertions));
+    world.network.advance(1_000_000);
     world.step();
     assert_eq!(world.sender.lane_counter(LaneCounter::BrokenInvariants), before + 1);
 }
@@ -39,6 +43,7 @@ fn a_lane_takes_no_more_commands_from_a_control_process_that_has_gone_mad() {
             world.network.advance(100_000);
         }
         assert!(world.sender.take_events().is_empty(), "a command after {commands:?} was taken");
+        assert!(world.sender.handoff.has_given_up(), "the process outlives {commands:?}");
     }
     // Bytes that are no command.
     let mut world = World::new(1, SimPath::default(), 1, 8, 1_000_000_000);
@@ -49,6 +54,19 @@ fn a_lane_takes_no_more_commands_from_a_control_process_that_has_gone_mad() {
         world.network.advance(100_000);
     }
     assert!(world.sender.take_events().is_empty());
+    assert!(world.sender.handoff.has_given_up());
+}
+
+#[test]
+fn a_lane_gives_up_a_command_ring_that_is_broken() {
+    let mut world = World::new(1, SimPath::default(), 1, 8, 1_000_000_000);
+    world.sender.lane.turn();
+    assert!(!world.sender.handoff.has_given_up());
+    // More is said to be written than the ring holds.
+    let ring = LaneLayout::of(0).commands;
+    world.sender.link.words(ring.offset, 1)[0].store(u64::MAX / 2, Ordering::Release);
+    world.sender.lane.turn();
+    assert!(world.sender.handoff.has_given_up());
 }
 
 #[test]
@@ -75,4 +93,5 @@ fn commands_for_flows_that_are_not_there_are_ignored() {
         }
     }
     assert_eq!(closed, 1);
+    assert!(!world.sender.handoff.has_given_up());
 }
