@@ -27,6 +27,10 @@ pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferR
     }
 }
 
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
 /// A record of [`ID`] that this node's user requested.
 fn own_record() -> TransferRecord {
     let request = TransferRequest {
@@ -36,10 +40,6 @@ fn own_record() -> TransferRecord {
         retries: None,
     };
     TransferRecord { request: Some(request), ..record(RecordState::Queued, "a", 0) }
-}
-
-pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 fn registry() -> (tempfile::TempDir, StateDirectory, Registry) {
