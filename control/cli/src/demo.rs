@@ -6,9 +6,10 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use culvert_engine::transfer::blocking;
@@ -31,6 +32,9 @@ use crate::second_node::SecondNode;
 
 /// Data is generated, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
+/// How often, and with which pauses, the removal of the data is tried again.
+const REMOVALS_MAX: u32 = 50;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs the demo.
 ///
@@ -38,8 +42,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, CommandError> {
     let parent = args.directory.as_ref().map_or_else(std::env::temp_dir, PathBuf::from);
-    let room = tempfile::Builder::new().prefix("culvert-demo-").tempdir_in(&parent);
-    let room = room.map_err(|error| {
+    let made = tempfile::Builder::new().prefix("culvert-demo-").tempdir_in(&parent);
+    let made = made.map_err(|error| {
         CommandError::new(
             ExitCode::BadHost,
             format!(
@@ -49,6 +53,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
             ),
         )
     })?;
+    let room = DemoDirectory(made.keep());
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;
     inform(quiet, &format!("making {} of random data, {} in all", counted(args.files, "file"), show_bytes(args.size)));
@@ -84,7 +89,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     };
     drop(node);
     let directory = room.path().display().to_string();
-    room.close().map_err(|error| CommandError::failed(format!("cannot remove {directory}: {error}")))?;
+    room.remove().map_err(|error| CommandError::failed(format!("cannot remove {directory}: {error}")))?;
     if args.json {
         report::print_json(&result)?;
     } else if !global.quiet {
@@ -105,6 +110,37 @@ pub fn demo_options() -> TransferOptions {
         overwrite: Overwrite::Never,
         preserve: true,
         dry_run: false,
+    }
+}
+
+/// The directory with everything of the demo, which is removed with this.
+struct DemoDirectory(PathBuf);
+
+impl DemoDirectory {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes it. When the command was interrupted, the thread that writes the data may make one
+    /// more file under the removal, which then is tried again.
+    fn remove(&self) -> std::io::Result<()> {
+        let mut tries = 0;
+        loop {
+            match fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < REMOVALS_MAX => {
+                    tries += 1;
+                    std::thread::sleep(REMOVAL_PAUSE);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Drop for DemoDirectory {
+    fn drop(&mut self) {
+        let _ = self.remove();
     }
 }
 

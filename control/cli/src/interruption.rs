@@ -18,23 +18,28 @@ pub async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandEr
 }
 
 /// Waits for SIGINT, SIGTERM, or SIGHUP, unless the last is ignored as by `nohup`.
-pub async fn interrupted() -> ExitCode {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let hung_up = async {
-        // Installing a handler would end the ignoring.
-        let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
-        match hang_up {
-            Some(mut hang_up) => hang_up.recv().await,
-            None => std::future::pending().await,
+///
+/// The handlers are installed by the call, not when the future is first polled: a command that is
+/// polled before it would be killed by a signal that comes once it has begun something.
+pub fn interrupted() -> impl Future<Output = ExitCode> {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    // Installing a handler would end the ignoring.
+    let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+            return std::future::pending().await;
+        };
+        let hung_up = async {
+            match hang_up {
+                Some(mut hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => ExitCode::Interrupted,
+            _ = terminate.recv() => ExitCode::Terminated,
+            _ = hung_up => ExitCode::HungUp,
         }
-    };
-    tokio::select! {
-        _ = interrupt.recv() => ExitCode::Interrupted,
-        _ = terminate.recv() => ExitCode::Terminated,
-        _ = hung_up => ExitCode::HungUp,
     }
 }
 

@@ -96,6 +96,13 @@ fn the_raw_limit_over_rings_leaves_no_frame_behind() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
     let Sides { lab, node, pair, .. } = sides;
     drop(node);
+    // The kernel detaches the program when the node's data plane is gone, which takes a moment.
+    let mut link = Command::new("ip");
+    link.args(["link", "show", "dev", lab.link(1)]);
+    wait_for("an interface without a program", || {
+        let shown = lab.inside(1, &link).output().unwrap().stdout;
+        (!String::from_utf8_lossy(&shown).contains("xdp")).then_some(())
+    });
     for plain in [&["--plain"][..], &[]] {
         let both = ["bench", "limit", "--datapath", "af_xdp", "--json", "--datagram", "1472", "--seconds", "0.5"];
         let end = |side, more: &[&str]| {
