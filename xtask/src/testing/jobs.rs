@@ -13,7 +13,10 @@ use super::programs::Program;
 const WHOLE_SYSTEM: &str = "tests";
 
 /// Modules that measure: nothing else runs beside them. Each with what it compares.
-const ALONE: [(&str, &str); 0] = [];
+const ALONE: [(&str, &str); 2] = [
+    ("hostile::greedy_partners", "processor time that a partner gets"),
+    ("hostile::pace_beside_greedy", "goodput beside a greedy partner with that without one"),
+];
 
 /// The jobs that take longest, begun first: a run ends when its last job does. In this order, from
 /// 358 to 60 s beside others on two cores.
