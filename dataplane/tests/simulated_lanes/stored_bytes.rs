@@ -3,7 +3,7 @@
 //!
 //! A partner with malice sends over two flows: segments in any order, twice, with other bytes, at
 //! another stride from the middle of a chunk on. A small model of the control process answers as
-//! `control/engine/src/transfer/receiving/chunks.rs` does: it places each chunk once at a time,
+//! `control/transfer/src/receiving/chunks.rs` does: it places each chunk once at a time,
 //! sometimes late, gives chunks and whole files up, and asks for chunks again.
 
 use std::collections::{HashMap, HashSet};

@@ -87,7 +87,7 @@ fn the_wall_clock_is_asked_for_records_and_nothing_else() {
     // What each of them does with it.
     let permitted = [
         // When a transfer began and ended, for people and receipts; ids sort by it.
-        "control/engine/src/clock.rs",
+        "control/transfer/src/clock.rs",
         // Whether a source changed just now: file systems stamp their inodes with it.
         "control/system/src/settling.rs",
         // When a path was measured, and what a schedule says.

@@ -25,6 +25,19 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-perfsonar", &["culvert-protocol"]),
     ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-host"]),
     (
+        "culvert-transfer",
+        &[
+            "culvert-protocol",
+            "culvert-link",
+            "culvert-system",
+            "culvert-model",
+            "culvert-objects",
+            "culvert-connection",
+            "culvert-journal",
+            "culvert-plane",
+        ],
+    ),
+    (
         "culvert-engine",
         &[
             "culvert-protocol",
@@ -35,6 +48,7 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-connection",
             "culvert-journal",
             "culvert-plane",
+            "culvert-transfer",
         ],
     ),
     (
