@@ -96,7 +96,7 @@ pub enum LaneCounter {
     /// Calls that woke the kernel for the rings.
     RingWakeups,
     /// Invariants of the lane that did not hold: defects of this program. See
-    /// [`invariant`](crate::invariant).
+    /// [`crate::invariant!`].
     BrokenInvariants,
 }
 

@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Checks that `condition` holds. If not, a debug build panics with the sentence; a release build
-/// adds to the thread's [`count`](crate::invariant::count).
+/// adds to the thread's [`count`].
 #[macro_export]
 macro_rules! invariant {
     ($condition:expr, $sentence:literal) => {
