@@ -19,6 +19,7 @@ use crate::exit::CommandError;
 use crate::operands::{options_of, target_of};
 use crate::report::{self, ReportOptions, print_json, say};
 use crate::runtime::block_on;
+use crate::scratch_directory::ScratchDirectory;
 use crate::second_node::SecondNode;
 
 /// Runs `culvert bench`.
@@ -188,7 +189,7 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
     let movement = Movement::Measure { bytes: args.size };
     let Some(partner) = &args.partner else {
         require_second(&global, &args.engine)?;
-        let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir().map_err(CommandError::failed)?;
+        let room = ScratchDirectory::in_directory(&std::env::temp_dir(), "culvert-bench-")?;
         let second = SecondNode::start(room.path(), &args.engine).await?;
         let request = TransferRequest {
             target: Target::Profile(SecondNode::NAME.to_owned()),

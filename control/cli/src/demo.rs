@@ -6,10 +6,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use culvert_engine::transfer::blocking;
@@ -21,20 +20,17 @@ use culvert_model::units::show_bytes;
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::identity::to_hex;
-use culvert_system::os_error;
 
 use crate::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
 use crate::embedded_node::carry_out_here;
 use crate::exit::CommandError;
 use crate::operands::options_of;
 use crate::report::{self, say};
+use crate::scratch_directory::ScratchDirectory;
 use crate::second_node::SecondNode;
 
 /// Data is generated, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
-/// How often, and with which pauses, the removal of the data is tried again.
-const REMOVALS_MAX: u32 = 50;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs the demo.
 ///
@@ -42,18 +38,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, CommandError> {
     let parent = args.directory.as_ref().map_or_else(std::env::temp_dir, PathBuf::from);
-    let made = tempfile::Builder::new().prefix("culvert-demo-").tempdir_in(&parent);
-    let made = made.map_err(|error| {
-        CommandError::new(
-            ExitCode::BadHost,
-            format!(
-                "cannot make a directory in {}: {}",
-                parent.display(),
-                os_error::words_or_hint(&error, "name another with --directory")
-            ),
-        )
-    })?;
-    let room = DemoDirectory(made.keep());
+    let room = ScratchDirectory::in_directory(&parent, "culvert-demo-")?;
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;
     inform(quiet, &format!("making {} of random data, {} in all", counted(args.files, "file"), show_bytes(args.size)));
@@ -113,37 +98,6 @@ pub fn demo_options() -> TransferOptions {
     }
 }
 
-/// The directory with everything of the demo, which is removed with this.
-struct DemoDirectory(PathBuf);
-
-impl DemoDirectory {
-    fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Removes it. When the command was interrupted, the thread that writes the data may make one
-    /// more file under the removal, which then is tried again.
-    fn remove(&self) -> std::io::Result<()> {
-        let mut tries = 0;
-        loop {
-            match fs::remove_dir_all(&self.0) {
-                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < REMOVALS_MAX => {
-                    tries += 1;
-                    std::thread::sleep(REMOVAL_PAUSE);
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Drop for DemoDirectory {
-    fn drop(&mut self) {
-        let _ = self.remove();
-    }
-}
-
 fn inform(quiet: bool, text: &str) {
     if !quiet {
         say_aside!("culvert: {text}");
@@ -166,9 +120,11 @@ fn check_room(directory: &Path, size: u64) -> Result<(), CommandError> {
     Err(CommandError::new(ExitCode::BadHost, text))
 }
 
-/// Writes files of random bytes, of different sizes, some of them in a subdirectory.
+/// Writes files of random bytes, of different sizes, some of them in a subdirectory. It makes no
+/// directory above `directory`: an interrupted demo has removed it, and it stays so.
 fn make_files(directory: &Path, size: u64, files: u32) -> std::io::Result<()> {
-    fs::create_dir_all(directory.join("more"))?;
+    fs::create_dir(directory)?;
+    fs::create_dir(directory.join("more"))?;
     let mut state = std::process::id() as u64 | 1;
     let mut piece = vec![0u8; PIECE_BYTES];
     let mut left = size;
@@ -259,4 +215,18 @@ fn table(result: &TransferResult, compared: u64, digest: &str) -> String {
         counted(compared, "file"),
         &digest[..16]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_a_demo_that_is_gone_are_not_made() {
+        let room = tempfile::tempdir().unwrap();
+        let gone = room.path().join("gone");
+        let error = make_files(&gone.join("source"), 1 << 20, 2).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        assert!(!gone.exists(), "the directory came back");
+    }
 }

@@ -38,6 +38,7 @@ pub mod remedies;
 pub mod report;
 pub mod running_node;
 pub mod runtime;
+pub mod scratch_directory;
 pub mod second_node;
 pub mod send;
 pub mod ssh;

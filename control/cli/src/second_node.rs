@@ -42,7 +42,7 @@ impl SecondNode {
     pub async fn start(room: &Path, engine: &EngineArgs) -> Result<Self, CommandError> {
         let (here, there) = (room.join("node-a"), room.join("node-b"));
         let directory = room.join("received");
-        std::fs::create_dir_all(&directory).map_err(|error| CommandError::new(ExitCode::BadHost, error))?;
+        std::fs::create_dir(&directory).map_err(|error| CommandError::new(ExitCode::BadHost, error))?;
         let (state, their_state) = (StateDirectory::open(&here)?, StateDirectory::open(&there)?);
         let (our_key, their_key) = (state.identity()?.public_key(), their_state.identity()?.public_key());
         let permitted = PermittedRoot { path: directory.clone(), permission: Permission::Both };

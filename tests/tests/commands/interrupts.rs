@@ -52,6 +52,24 @@ fn a_demo_that_is_interrupted_removes_its_data_and_says_so() {
     }
 }
 
+/// Its two nodes have their state there.
+#[test]
+fn a_net_bench_that_is_interrupted_removes_its_directory() {
+    let room = tempfile::tempdir().unwrap();
+    let data = room.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut starting = command(&room.path().join("state"), ["bench", "net", "--json", "--size", "100G"]);
+        let starting = starting.env("TMPDIR", &data).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let running = starting.spawn().unwrap();
+        wait_for("the command's beginning", || fs::read_dir(&data).unwrap().next().and(handles(running.id(), 15)));
+        Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status().unwrap();
+        let document = Ran::from(running.wait_with_output().unwrap()).exits(code).json();
+        assert_valid(&document, "failure");
+        assert_eq!(entries(&data), 0, "something is left behind");
+    }
+}
+
 /// Its file of gigabytes stayed.
 #[test]
 fn a_disk_bench_that_is_killed_leaves_no_file() {
