@@ -16,12 +16,12 @@ pub fn now_ns() -> i64 {
 pub struct ClockQuality {
     /// Whether NTP or PTP disciplines it.
     pub synchronized: bool,
-    /// The kernel's bound for its error, in microseconds.
+    /// The kernel's bound on its error, in microseconds.
     pub error_us: u64,
 }
 
 impl ClockQuality {
-    /// A clock of which nothing is known.
+    /// A clock about which nothing is known.
     pub const UNKNOWN: Self = Self { synchronized: false, error_us: 16_000_000 };
 
     /// The quality of this host's clock, from `adjtimex(2)`.

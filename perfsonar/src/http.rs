@@ -96,7 +96,7 @@ pub enum HttpError {
     Broken {
         /// The server.
         to: String,
-        /// How.
+        /// What happened.
         reason: String,
     },
 }
@@ -143,7 +143,7 @@ impl Client {
     /// [`HttpError::Ca`].
     ///
     /// # Panics
-    /// If the cryptography's provider does not support TLS 1.2 and 1.3, which its tests exclude.
+    /// If the crypto provider does not support TLS 1.2 and 1.3, which its tests rule out.
     pub fn new(trust: &Trust, timeout: Duration) -> Result<Self, HttpError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let seen_pin = Arc::new(Mutex::new(None));
@@ -252,7 +252,7 @@ impl Client {
     }
 }
 
-/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same
+/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate with the same
 /// key keeps it.
 #[must_use]
 pub fn pin_of(certificate: &CertificateDer<'_>) -> String {

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Whether the kernel's clock is disciplined, and the bound of its error in microseconds.
+/// Whether the kernel's clock is disciplined, and the bound on its error in microseconds.
 pub(crate) fn clock_state() -> io::Result<(bool, u64)> {
     // SAFETY: `timex` is plain data; all zeroes asks to change nothing.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };

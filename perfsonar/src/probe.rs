@@ -88,7 +88,7 @@ mod tests {
         session.next_request(1_800_000_000_000_000_000, &mut packet);
         let read = Request::read(&Authentication::with_secret(same.as_ref()), &packet).expect("the key is this one");
         assert_eq!((read.ssid, PROBE_BYTES_MIN, packet.len()), (9, 112, 400));
-        // What is longer than 112 bytes is the TLV Extra Padding.
+        // Everything beyond 112 bytes is the Extra Padding TLV.
         assert_eq!(packet[112..116], [0x80, 1, 1, 28]);
         assert!(Request::read(&authentication(b"another secret"), &packet).is_err());
     }

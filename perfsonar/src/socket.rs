@@ -494,6 +494,6 @@ mod tests {
         });
         let error = error.expect("the kernel reports the closed port");
         assert!(error.bytes <= 50, "{error:?}");
-        assert_eq!(buffer[50..], [0; 50], "beyond it nothing is written");
+        assert_eq!(buffer[50..], [0; 50], "nothing is written beyond it");
     }
 }

@@ -151,7 +151,7 @@ impl Bucket {
 pub struct Budgets {
     per_second: u32,
     hosts: HashMap<IpAddr, Bucket>,
-    /// The budget that hosts share for which the table has no room.
+    /// The budget shared by hosts for which the table has no room.
     others: Bucket,
     swept_ns: i64,
 }

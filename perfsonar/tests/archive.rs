@@ -84,7 +84,7 @@ async fn documents_arrive_whole_and_in_order_over_an_outage() {
     }
     taken.status.store(200, Ordering::Relaxed);
     assert_eq!(archive.drain(&spool).await.0, 3);
-    // One that is refused for good stands in nobody's way.
+    // One that is refused permanently does not block the others.
     add(&spool, 7);
     taken.status.store(400, Ordering::Relaxed);
     assert!(matches!(archive.drain(&spool).await.1, Some(DeliveryError::Refused { status: 400, .. })));

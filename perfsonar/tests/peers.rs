@@ -1,6 +1,5 @@
 //! STAMP and TWAMP-Light against an independent implementation: scapy's STAMP layer, from PyPI, in
-//! a virtual environment that the test makes. Skipped where Python or the registry is not to be
-//! had.
+//! a virtual environment that the test makes. Skipped where Python or the registry is unavailable.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -170,7 +169,7 @@ print(json.dumps(dict(packets=seq + 1, wrong=wrong[:5])))
 "#;
 
 /// Findings F1 and F1b: bytes of random padding were taken for a session's id and for TLVs, so each
-/// packet began a session of its own.
+/// packet began its own session.
 #[tokio::test]
 async fn random_padding_of_every_length_is_padding() {
     let Some(python) = python() else { return };

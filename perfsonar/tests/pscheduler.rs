@@ -1,4 +1,4 @@
-//! The pScheduler client against a server that plays the documented API, and its failures.
+//! The pScheduler client against a server that imitates the documented API and its failures.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,10 +23,10 @@ const RUN: &str = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
 struct Script {
     /// Answer to a task's submission, if not its address.
     submit: Option<(u16, String)>,
-    /// States of the run, one for each question; the last stays.
+    /// States of the run, one for each request; the last one stays.
     states: Vec<&'static str>,
     result: Value,
-    /// Answers of 503 before anything else is said.
+    /// How many times it answers 503 before anything else.
     trouble: AtomicU32,
     questions: AtomicU32,
     tasks: Mutex<Vec<Value>>,
@@ -38,7 +38,7 @@ struct Script {
 type Shared = Arc<Script>;
 
 fn href(rest: &str) -> String {
-    // Its own name, which is not the one that reaches it.
+    // Its own name, which is not the one it is reached by.
     format!("https://ps1.internal.example.org/pscheduler/{rest}")
 }
 
@@ -177,7 +177,7 @@ async fn every_test_is_submitted_followed_and_read() {
         }
         let tasks = script.tasks.lock().unwrap();
         assert_eq!((tasks.len(), tasks[0]["test"]["type"].as_str()), (1, Some(kind.word())));
-        // What perfSONAR's validators refuse: fields that the API does not name.
+        // perfSONAR's validators refuse fields that the API does not name.
         for name in tasks[0].as_object().unwrap().keys() {
             assert!(["schema", "test", "tools", "schedule", "reference"].contains(&name.as_str()), "{name}");
         }
@@ -257,7 +257,7 @@ async fn nobody_there_is_a_sentence() {
     assert!(error.contains("is not an address"), "{error}");
 }
 
-/// A TLS server with a self-signed certificate that openssl makes.
+/// A TLS server with a self-signed certificate made by openssl.
 async fn tls_server(directory: &std::path::Path, name: &str) -> Option<(std::net::SocketAddr, std::path::PathBuf)> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (key, certificate) = (directory.join(format!("{name}.key")), directory.join(format!("{name}.pem")));

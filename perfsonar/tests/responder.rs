@@ -91,7 +91,7 @@ async fn sessions_and_sources_are_limited() {
     let (address, _) = twamp_server(config).await;
     let error = measure_twamp(address, 0, &quick()).await.unwrap_err().to_string();
     assert!(error.contains("too many sessions"), "{error}");
-    // Another network, and nobody at all, which is what stands where nothing is said.
+    // Another network, and no network at all, which is the default.
     for config in [permitting_networks(&["192.0.2.0/24"]), permitting_networks(&[])] {
         let (address, counters) = twamp_server(config.clone()).await;
         assert!(measure_twamp(address, 0, &quick()).await.is_err());
@@ -127,7 +127,7 @@ async fn a_reflector_that_answers_other_packets() {
     tokio::spawn(async move {
         let mut buffer = [0; 2_000];
         while let Ok((bytes, from)) = socket.recv_from(&mut buffer).await {
-            // The bytes as they came: an echo server, not a reflector.
+            // The bytes as they arrived: an echo server, not a reflector.
             socket.send_to(&buffer[..bytes], from).await.unwrap();
         }
     });
@@ -172,7 +172,7 @@ impl Client {
         message
     }
 
-    /// Asks for a session; false if the server says no.
+    /// Asks for a session; false if the server refuses.
     async fn ask(&mut self) -> bool {
         let any = "0.0.0.0".parse().unwrap();
         let request = SessionRequest {
@@ -199,7 +199,7 @@ async fn one_client_does_not_take_all_control_connections() {
         greedy.push(client);
         assert!(greedy.len() < 64, "one client takes all");
     }
-    assert!(greedy.len() >= 8, "a host's tests at one time are not let in: {}", greedy.len());
+    assert!(greedy.len() >= 8, "a host's concurrent tests are not let in: {}", greedy.len());
     let error = measure_twamp(address, 0, &quick()).await.unwrap_err().to_string();
     assert!(error.contains("the TWAMP server refuses the connection"), "{error}");
     assert!(counters.turned_away()[&TurnedAway::ConnectionsOfHost] >= 2, "{:?}", counters.turned_away());
@@ -235,8 +235,8 @@ async fn one_client_does_not_take_all_sessions() {
     panic!("sessions of clients that are gone remain");
 }
 
-/// Row 22: a client that says nothing held its place for half a minute, and after the handshake for
-/// a quarter of an hour.
+/// Row 22: a silent client held its place for half a minute, and after the handshake for a quarter
+/// of an hour.
 #[tokio::test]
 async fn silent_clients_are_left() {
     let (address, counters) = twamp_server(permitting()).await;
@@ -245,20 +245,20 @@ async fn silent_clients_are_left() {
     slow.write_all(&[0; 10]).await.unwrap();
     for stream in [&mut silent, &mut slow] {
         let mut said = Vec::new();
-        // A bound of behaviour, not a measure: five seconds are permitted.
+        // A bound on behavior, not a measurement: five seconds are permitted.
         let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut said)).await;
-        assert!(ended.is_ok(), "a client that says nothing is waited for");
+        assert!(ended.is_ok(), "the server waits for a silent client");
         assert_eq!(said.len(), 64, "the greeting and nothing else");
     }
     assert_eq!(counters.turned_away().get(&TurnedAway::Silent), Some(&2));
 }
 
-/// Row 13, over sockets: what comes from the port of another reflector is not answered, nor what
-/// another one says.
+/// Row 13, over sockets: neither packets from another reflector's port nor another reflector's
+/// answers are answered.
 #[tokio::test]
 async fn a_reflector_answers_no_reflector() {
     let (one, of_one) = stamp_responder(permitting());
-    // Of another port than any that `one` knows as a reflector's.
+    // On a port that `one` does not know as a reflector's.
     let (other, of_other) = stamp_responder(permitting());
     let forged = forge(&other.to_string(), one, 8).await;
     if !forged {
@@ -278,7 +278,7 @@ async fn a_reflector_answers_no_reflector() {
     assert_eq!(of_other.refused().into_iter().collect::<Vec<_>>(), [(Refused::Reflection, 8)]);
 }
 
-/// Sends so many STAMP requests to `to` that claim to come from `from`; false without the right to.
+/// Sends this many STAMP requests to `to` that claim to come from `from`; false if not permitted.
 async fn forge(from: &str, to: std::net::SocketAddr, packets: u32) -> bool {
     let from: std::net::SocketAddrV4 = from.parse().unwrap();
     let Ok(raw) = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::UDP)) else {

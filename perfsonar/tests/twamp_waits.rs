@@ -1,5 +1,5 @@
-//! How long a TWAMP server waits for clients that say nothing: a minute without sessions, a quarter
-//! of an hour for the packets of one that runs. The clock is the test's.
+//! How long a TWAMP server waits for silent clients: a minute without sessions, a quarter of an
+//! hour for the packets of a running one. The clock is the test's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ struct Client {
 }
 
 impl Client {
-    /// Connects to a server of its own, and shakes hands.
+    /// Connects to its own server, and completes the handshake.
     async fn greeted() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (server, counters) = (listener.local_addr().unwrap(), Arc::new(ResponderCounters::default()));
@@ -47,7 +47,7 @@ impl Client {
         self.stream.write_all(message).await.unwrap();
     }
 
-    /// Opens a session for packets from a socket, and starts it; where they go to.
+    /// Opens a session for packets from a socket, and starts it; returns where they go.
     async fn session(&mut self, from: &UdpSocket) -> SocketAddr {
         let any = "0.0.0.0".parse().unwrap();
         let request = SessionRequest {
@@ -72,11 +72,11 @@ impl Client {
         matches!(self.stream.try_read(&mut [0; 1]), Ok(0))
     }
 
-    /// The server closes the connection, because nothing was said.
+    /// Asserts that the server closes the connection because nothing was sent.
     async fn was_left(mut self) {
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok_and(|ended| ended.is_ok()), "a client that says nothing is waited for");
+        assert!(ended.is_ok_and(|ended| ended.is_ok()), "the server waits for a silent client");
         assert_eq!(rest, [0; 0]);
         assert_eq!(self.counters.turned_away().get(&TurnedAway::Silent), Some(&1));
         assert_eq!(self.counters.sessions.load(Ordering::Relaxed), 0);
@@ -95,7 +95,7 @@ async fn pass(time: Duration) {
     settle().await;
     pause();
     advance(time).await;
-    // Else the clock would run on to the next timer whenever nobody has anything to do.
+    // Otherwise the clock would jump to the next timer whenever everything is idle.
     resume();
     settle().await;
 }
@@ -116,12 +116,12 @@ async fn a_session_without_packets_is_over_after_a_quarter_of_an_hour() {
     let reflector = client.session(&socket).await;
     pass(Duration::from_secs(890)).await;
     assert_eq!(client.counters.sessions.load(Ordering::Relaxed), 1, "it may take a quarter of an hour");
-    // A packet begins it anew.
+    // A packet starts the wait again.
     socket.send_to(&[0; 41], reflector).await.unwrap();
     let answered = tokio::time::timeout(PATIENCE, socket.recv_from(&mut [0; 100])).await;
     assert_eq!(answered.expect("a packet is answered").unwrap().1, reflector);
     pass(Duration::from_secs(890)).await;
-    assert!(!client.is_closed() && client.counters.sessions.load(Ordering::Relaxed) == 1, "it was heard of meanwhile");
+    assert!(!client.is_closed() && client.counters.sessions.load(Ordering::Relaxed) == 1, "it was heard since");
     pass(Duration::from_secs(11)).await;
     client.was_left().await;
 }

@@ -1,4 +1,4 @@
-//! A node's API, spoken to without the program.
+//! Talks to a node's API directly, without the program.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,7 +12,7 @@ use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
 use serde_json::Value;
 
-/// Calls the API of the node that runs with a state directory: the status code and the answer.
+/// Calls the API of the node that uses a state directory; returns the status code and the answer.
 ///
 /// # Panics
 /// If nobody answers.
@@ -30,7 +30,7 @@ pub fn call(state: &Path, method: &str, path: &str, body: &str) -> (u16, Value) 
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-/// What is posted to push a file to `second`.
+/// The body to post to push a file to `second`.
 ///
 /// # Panics
 /// Never.

@@ -1,4 +1,4 @@
-//! `culvert capture` as a process, and what tshark finds in its files.
+//! Runs `culvert capture` as a process, and reads its files with tshark.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::node::{signal_process, wait_for};
 use crate::program::{Ran, is_installed};
 
-/// A capture that runs.
+/// A running capture.
 #[derive(Debug)]
 pub struct Capturing {
     child: Child,
@@ -18,10 +18,10 @@ pub struct Capturing {
 }
 
 impl Capturing {
-    /// Starts a capture and waits until it captures. `log` is where it writes what it says.
+    /// Starts a capture and waits until it is capturing. Its standard error goes to `log`.
     ///
     /// # Panics
-    /// If it does not begin, with what it said.
+    /// If it does not begin; the message has its output.
     #[must_use]
     pub fn start(command: &mut Command, log: PathBuf) -> Self {
         let said = File::create(&log).expect("a log can be made");
@@ -39,17 +39,17 @@ impl Capturing {
         signal_process(self.child.id(), signal);
     }
 
-    /// Interrupts it, as Ctrl-C does, and waits for its end.
+    /// Interrupts it, as Ctrl-C does, and waits for it to exit.
     #[must_use]
     pub fn interrupt(self) -> Ran {
         self.signal(Signal::INT);
         self.wait()
     }
 
-    /// Waits for its end.
+    /// Waits for it to exit.
     ///
     /// # Panics
-    /// If that cannot be had.
+    /// If it cannot be waited for.
     #[must_use]
     pub fn wait(self) -> Ran {
         let output = self.child.wait_with_output().expect("a child can be waited for");
@@ -58,10 +58,10 @@ impl Capturing {
     }
 }
 
-/// Packets captured and dropped, as the end of a capture says.
+/// Packets captured and dropped, as a capture reports them when it ends.
 ///
 /// # Panics
-/// If it does not say.
+/// If it does not report them.
 #[must_use]
 pub fn counts_of(ran: &Ran) -> (u64, u64) {
     let line = ran.err.lines().find(|line| line.contains(" captured, ")).unwrap_or_else(|| panic!("{ran:?}"));
@@ -69,13 +69,13 @@ pub fn counts_of(ran: &Ran) -> (u64, u64) {
     (numbers[0], numbers[1])
 }
 
-/// The dissector of the repository.
+/// The repository's dissector.
 #[must_use]
 pub fn dissector() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/culvert.lua")
 }
 
-/// Says why a test ends here, if tshark is missing.
+/// Whether tshark is installed. If not, prints why the test is skipped.
 #[must_use]
 pub fn has_tshark() -> bool {
     let is_there = is_installed("tshark");
@@ -85,7 +85,7 @@ pub fn has_tshark() -> bool {
     is_there
 }
 
-/// What is asked of each packet.
+/// The fields that are read from each packet.
 const FIELDS: [&str; 25] = [
     "frame.len",
     "frame.cap_len",
@@ -114,7 +114,7 @@ const FIELDS: [&str; 25] = [
     "_ws.expert.message",
 ];
 
-/// A packet as tshark with the dissector sees it.
+/// A packet as tshark decodes it with the dissector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet(Vec<String>);
 
@@ -122,22 +122,22 @@ impl Packet {
     /// A field; empty if the packet has none.
     ///
     /// # Panics
-    /// If it is not one of those that are asked for.
+    /// If it is not one of the fields that are read.
     #[must_use]
     pub fn text(&self, name: &str) -> &str {
-        let at = FIELDS.iter().position(|field| *field == name).unwrap_or_else(|| panic!("{name} is not asked for"));
+        let at = FIELDS.iter().position(|field| *field == name).unwrap_or_else(|| panic!("{name} is not in FIELDS"));
         &self.0[at]
     }
 
     /// A field that is a number.
     ///
     /// # Panics
-    /// If it is none.
+    /// If it is not a number.
     #[must_use]
     pub fn number(&self, name: &str) -> u64 {
         let text = self.text(name);
         let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
-        parsed.unwrap_or_else(|_| panic!("{name} is '{text}', no number"))
+        parsed.unwrap_or_else(|_| panic!("{name} is '{text}', not a number"))
     }
 
     /// Whether it is Culvert's, and breaks no rule of any protocol.
@@ -147,8 +147,8 @@ impl Packet {
         self.text("frame.protocols").ends_with(":udp:culvert") && (remark.is_empty() || self.is_guess(remark))
     }
 
-    /// Whether all that tshark remarks is which hop it would be of a traceroute, which it does of
-    /// every datagram to one of traceroute's ports. A flow's port comes by chance.
+    /// Whether tshark's only remark is which hop of a traceroute it might be, a guess that it makes
+    /// for every datagram to one of traceroute's ports. A flow's port is random.
     fn is_guess(&self, remark: &str) -> bool {
         const TRACEROUTE_PORTS: std::ops::RangeInclusive<u64> = 33_434..=33_533;
         let counts = remark.strip_prefix("Possible traceroute: hop #").and_then(|rest| rest.split_once(", attempt #"));
@@ -164,7 +164,7 @@ impl Packet {
     }
 }
 
-/// The packets of a file, with sums verified where nothing is cut off.
+/// The packets of a file, with checksums verified where nothing is truncated.
 ///
 /// # Panics
 /// If tshark does not run, or complains.

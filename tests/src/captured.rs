@@ -1,14 +1,14 @@
-//! The control process's side of the link in the hands of a captured data plane.
+//! The control process's end of the link, with a captured data plane at the other end.
 //!
-//! A transfer runs as it does in a node: the same tasks, a real destination, a control connection
-//! to an honest partner. Only the data plane is the test's: it has the other end of the socket and
-//! of the rings, and does what a script says. Whatever that is, the control process lives and says
-//! how the transfer ended; nothing outside of the destination changes; what the control process
-//! hashes itself is stored as it was sent; and no receipt has another root than the sender's.
+//! A transfer runs as in a node: the same tasks, a real destination, a control connection to an
+//! honest partner. Only the data plane is the test's: it holds the other end of the socket and of
+//! the rings, and follows a script. Whatever that does, the control process survives and reports
+//! how the transfer ended; nothing outside the destination changes; what the control process hashes
+//! itself is stored as it was sent; and no receipt has a root other than the sender's.
 //!
-//! What it cannot know stands in `docs/security.md`: the hash of a chunk of a large file is the
-//! data plane's word. A file of which the script has said what is not so is therefore only looked
-//! at for its size and place.
+//! `docs/security.md` lists what it cannot know: for the hash of a chunk of a large file it has
+//! only the data plane's word. A file that the script has misreported is therefore checked only for
+//! its size and place.
 
 mod falsehoods;
 mod hall;
@@ -57,14 +57,14 @@ use plane::Deeds;
 use play::Play;
 use truth::{CHUNK_BYTES, Truth};
 
-/// Longer than any script takes on a slow machine: beyond it the control process hangs.
+/// Longer than any script takes on a slow machine; past it, the control process hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Panics of any thread, also of those that nobody waits for.
+/// Panics in any thread, including those that nobody waits for.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// On a test's thread, between two plays: a panic there is the test's.
+    /// Set on a test's thread between two plays: a panic there is the test's.
     static IS_BETWEEN_PLAYS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -77,7 +77,7 @@ thread_local! {
     });
 }
 
-/// What is there, and what it was when.
+/// Each path with its size, modification time and mode.
 type Snapshot = BTreeMap<PathBuf, (u64, i64, i64, u32)>;
 
 /// How a transfer ended.
@@ -85,13 +85,13 @@ type Snapshot = BTreeMap<PathBuf, (u64, i64, i64, u32)>;
 pub struct Ended {
     /// Its receipt, or why there is none.
     pub receipt: Result<Statement, TransferError>,
-    /// Files that are stored at the destination, with names and sizes that they were sent with.
+    /// How many files are stored at the destination, with the names and sizes they were sent with.
     pub stored: usize,
     /// Whether the data plane has told its lie.
     pub has_lied: bool,
 }
 
-/// The kinds of transfers: both directions, with and without hashes.
+/// The kinds of transfer: both directions, with and without hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Whether the control process sends.
@@ -104,7 +104,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::of(0), Self::of(1), Self::of(2), Self::of(3)];
 
-    /// By a script's first byte.
+    /// The kind that a script's first byte selects.
     const fn of(byte: u8) -> Self {
         Self { is_sender: byte & 1 == 1, checksum: byte & 2 == 0 }
     }
@@ -113,13 +113,13 @@ impl Kind {
 /// Plays a script.
 ///
 /// # Panics
-/// If the control process does what it may not.
+/// If the control process does something that it must not do.
 pub fn check(script: &[u8]) {
-    // Whichever way it ended.
+    // Any outcome will do.
     let _ = with_script(script);
 }
 
-/// How a transfer ends whose data plane does what a script says.
+/// The outcome of a transfer whose data plane follows a script.
 ///
 /// # Panics
 /// As [`check`].
@@ -129,7 +129,7 @@ pub fn with_script(script: &[u8]) -> Ended {
     outcome(Kind::of(kind), Play::Script(script.to_vec()))
 }
 
-/// How a transfer ends whose data plane is honest.
+/// The outcome of a transfer whose data plane is honest.
 ///
 /// # Panics
 /// As [`check`].
@@ -138,7 +138,7 @@ pub fn honest(kind: Kind) -> Ended {
     outcome(kind, Play::Honest)
 }
 
-/// How a transfer ends whose data plane lies once.
+/// The outcome of a transfer whose data plane lies once.
 ///
 /// # Panics
 /// As [`check`].
@@ -147,14 +147,14 @@ pub fn with_lie(kind: Kind, lie: Lie) -> Ended {
     outcome(kind, Play::Lie(lie))
 }
 
-/// The names of what a transfer moves, in its order.
+/// The names of the entries that a transfer moves, in its order.
 #[must_use]
 pub fn names() -> Vec<String> {
     let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
     HALL.with_borrow(|hall| hall.truth.manifest.entries().map(|(_, entry)| name(entry.name)).collect())
 }
 
-/// Writes what a transfer moves into a directory.
+/// Writes the files that a transfer moves into a directory.
 ///
 /// # Panics
 /// If it cannot be written.
@@ -162,8 +162,8 @@ pub fn write_files(directory: &Path) {
     HALL.with_borrow(|hall| hall.truth.write_to(directory));
 }
 
-/// Transfers of both directions, with and without hashes: one that ends well, and some into which
-/// each kind of step breaks.
+/// Transfers in both directions, with and without hashes: one that ends well, and some that are
+/// disrupted by each kind of step.
 #[must_use]
 pub fn samples() -> Vec<Vec<u8>> {
     let mut samples: Vec<Vec<u8>> = (0..4).map(|kind| vec![kind, 0]).collect();
@@ -173,7 +173,7 @@ pub fn samples() -> Vec<Vec<u8>> {
             samples.push([kind, 0, 0, 0, 10, 4, 10].into_iter().chain(steps).collect());
         }
     }
-    // Lanes that there are not.
+    // Wrong numbers of lanes.
     samples.extend([250, 251, 252].map(|lanes| vec![0, lanes]));
     samples
 }
@@ -194,7 +194,7 @@ fn count_panics() {
 fn snapshot(directory: &Path, into: &mut Snapshot) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
-        let meta = std::fs::symlink_metadata(&path).expect("what it is");
+        let meta = std::fs::symlink_metadata(&path).expect("its metadata");
         into.insert(path.clone(), (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.mode()));
         if meta.is_dir() {
             snapshot(&path, into);
@@ -209,7 +209,7 @@ fn snapshot_of(directory: &Path) -> Snapshot {
 }
 
 fn outcome(kind: Kind, play: Play) -> Ended {
-    // Panics are the whole process's: what another play does is not to be taken for this one's.
+    // Panics are counted per process: another play's must not be taken for this one's.
     static PLAYS: Mutex<()> = Mutex::new(());
     let _alone = PLAYS.lock().unwrap_or_else(PoisonError::into_inner);
     count_panics();
@@ -247,7 +247,7 @@ impl Room {
         self.directory.path().join(name)
     }
 
-    /// What may not change.
+    /// What must not change.
     fn look(&self) -> Snapshot {
         let mut seen = snapshot_of(&self.path("outside"));
         seen.extend(snapshot_of(&self.path("source")));
@@ -278,11 +278,11 @@ async fn run(hall: &Hall, kind: Kind, play: Play) -> Ended {
         Err(error) => Err(error.into()),
     };
     let deeds = tokio::time::timeout(PATIENCE, captured).await.expect("the link stays open").expect("the script");
-    assert_eq!(room.look(), room.before, "something outside of the destination has changed");
+    assert_eq!(room.look(), room.before, "something outside the destination has changed");
     look_at_descriptors(&room, &deeds, is_sender);
     let receipt = ended.map(|receipt| look_at_receipt(hall, receipt.as_ref(), kind));
     if let Err(error) = &receipt {
-        assert!(error.to_string().len() > 10, "an error without a sentence: {error:?}");
+        assert!(error.to_string().len() > 10, "an error without an explanation: {error:?}");
     }
     let stored = look_at_destination(hall, &room, &deeds, checksum);
     Ended { receipt, stored, has_lied: deeds.has_lied }
@@ -332,7 +332,7 @@ async fn transfer(
         observer: Arc::new(Unobserved),
         peer: "partner".to_owned(),
         ends: Ends { here: "here".to_owned(), option: PortsOption::Ports, senders_option: PortsOption::Ports },
-        // A script may do nothing for ever, and is given up for it.
+        // A script may do nothing forever, and is then given up on.
         patience: Some(Duration::from_secs(10)),
         share: shares.take(connection.partner),
         connection,
@@ -355,17 +355,17 @@ async fn transfer(
     ended
 }
 
-/// What the data plane was given leads to files of the transfer only, and lets it write to those
-/// that are received.
+/// The descriptors given to the data plane lead only to files of the transfer, and only received
+/// files can be written through them.
 fn look_at_descriptors(room: &Room, deeds: &Deeds, is_sender: bool) {
     let beneath = std::fs::canonicalize(room.path(if is_sender { "source" } else { "root" })).expect("a directory");
     for (path, may_write) in &deeds.descriptors {
-        assert!(path.starts_with(&beneath), "a descriptor of {}", path.display());
-        assert!(!is_sender || !may_write, "a source that may be written: {}", path.display());
+        assert!(path.starts_with(&beneath), "a descriptor that leads elsewhere: {}", path.display());
+        assert!(!is_sender || !may_write, "a source that can be written: {}", path.display());
     }
 }
 
-/// A receipt is of what the sender has: its root, if every file was stored.
+/// A receipt states what the sender has: its root, if every file was stored.
 fn look_at_receipt(hall: &Hall, receipt: Option<&Receipt>, kind: Kind) -> Statement {
     let receipt = receipt.expect("a transfer that ended has a receipt");
     let statement: Statement = serde_json::from_str(&receipt.line).expect("a statement");
@@ -376,13 +376,13 @@ fn look_at_receipt(hall: &Hall, receipt: Option<&Receipt>, kind: Kind) -> Statem
     let truth = &hall.truth;
     assert!(statement.files <= truth.manifest.file_count() && statement.bytes <= truth.manifest.total_bytes());
     if kind.checksum && statement.files == truth.manifest.file_count() {
-        assert_eq!(statement.root_blake3, truth.root(), "another root than the sender's is signed");
+        assert_eq!(statement.root_blake3, truth.root(), "the signed root is not the sender's");
     }
     statement
 }
 
-/// What has a name is whole and, as far as the control process can know, what was sent; how many
-/// files that are.
+/// Everything that has its name is complete and, as far as the control process can know, what was
+/// sent. Returns how many files that is.
 fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) -> usize {
     let (truth, root) = (&hall.truth, room.path("root"));
     let mut files = 0;
@@ -401,7 +401,7 @@ fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) 
             assert_eq!(stored.len() as u64, bytes, "the size of {path}");
         }
         if checksum && !(is_large && deeds.falsified.contains(&file)) {
-            assert!(stored == truth.contents[file as usize], "{path} is stored and is not what was sent");
+            assert!(stored == truth.contents[file as usize], "{path} is stored but is not what was sent");
         }
     }
     files

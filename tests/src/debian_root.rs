@@ -1,5 +1,4 @@
-//! A bare Debian: what debootstrap makes of this host's release, from where this host has its
-//! packages.
+//! A bare Debian: what debootstrap makes of this host's release, from this host's package mirror.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +42,7 @@ fn archive() -> Result<PathBuf, String> {
         .args(["--exclude=./var/cache/apt/archives/*.deb", "-C"])
         .arg(&tree)
         .arg("."))?;
-    // Whole or not at all, whoever else makes one meanwhile.
+    // All or nothing, whoever else makes one meanwhile.
     fs::rename(&tar, &archive).map_err(|error| error.to_string())?;
     Ok(archive)
 }
@@ -59,7 +58,7 @@ fn suite() -> Result<String, String> {
     }
 }
 
-/// Where this host has the packages of a release from.
+/// Where this host gets the packages of a release from.
 fn mirror(suite: &str) -> Result<String, String> {
     let folder = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
     let texts = folder.chain([PathBuf::from("/etc/apt/sources.list")]).filter_map(|path| fs::read_to_string(path).ok());
@@ -78,7 +77,7 @@ fn in_lines(text: &str, suite: &str) -> Option<String> {
     })
 }
 
-/// The same as deb822 writes it.
+/// The same in deb822 format.
 fn in_stanzas(text: &str, suite: &str) -> Option<String> {
     text.split("\n\n").find_map(|stanza| {
         let field = |name: &str| {

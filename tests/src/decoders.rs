@@ -1,10 +1,10 @@
-//! Everything in Culvert that reads bytes which somebody else wrote, as functions that fail loudly.
+//! Everything in Culvert that reads bytes written by somebody else, as functions that fail loudly.
 //!
 //! A check takes any bytes, gives them to a decoder as the program does, and panics if the decoder
-//! panics, does not end, or accepts what means something else when it is written again. The fuzz
-//! targets (`fuzz/`) and the replay of the corpora in every test run
-//! (`tests/tests/hostile/decoders.rs`) call the same checks, so a finding of one is a test of the
-//! other.
+//! panics, does not terminate, or accepts something that means something else when it is written
+//! again. The fuzz targets (`fuzz/`) and the replay of the corpora in every test run
+//! (`tests/tests/hostile/decoders.rs`) call the same checks, so a finding of one becomes a test of
+//! the other.
 
 mod control;
 mod flow;
@@ -17,13 +17,13 @@ use crate::captured;
 /// A decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
-    /// Its name, also the fuzz target's and the corpus's (`fuzz/corpora/NAME`).
+    /// Its name, which is also that of the fuzz target and of the corpus (`fuzz/corpora/NAME`).
     pub name: &'static str,
-    /// Well-formed samples, with which a corpus begins.
+    /// Well-formed samples that a corpus starts with.
     pub samples: fn() -> Vec<Vec<u8>>,
     /// Gives bytes to the decoder; panics if it misbehaves.
     pub check: fn(&[u8]),
-    /// How many changed samples a test run gives to it.
+    /// How many mutated samples a test run gives it.
     pub mutations: usize,
 }
 
@@ -43,7 +43,7 @@ pub const DECODERS: [Decoder; 12] = [
     Decoder { name: "captured", samples: captured::samples, check: captured::check, mutations: 1_000 },
 ];
 
-/// Gives bytes to the decoder of that name.
+/// Gives bytes to the decoder with this name.
 ///
 /// # Panics
 /// If there is no such decoder, or it misbehaves.

@@ -1,7 +1,7 @@
 //! Documents as tests read them: their links, and the commands in their fenced blocks.
 //!
 //! ````text
-//! ```sh run            commands that a test types as they stand
+//! ```sh run            commands that a test types as written
 //! <!-- not run: why --> on the line before a block of commands that no test types
 //! ````
 
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 /// A fenced block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// What stands behind the opening fence.
+    /// The text after the opening fence.
     pub info: String,
-    /// The line of the opening fence, from 1 on.
+    /// The line of the opening fence, counted from 1.
     pub line: usize,
-    /// What is in it.
+    /// Its contents.
     pub lines: Vec<String>,
-    /// Why it is not run, if it is said.
+    /// Why it is not run, if a reason is given.
     pub not_run: Option<String>,
 }
 
@@ -73,7 +73,7 @@ pub fn dead_links(root: &Path) -> Vec<String> {
     dead
 }
 
-/// All documents below a directory, without what is built and what is not the repository's.
+/// All documents below a directory, except what is built or does not belong to the repository.
 #[must_use]
 pub fn documents(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -92,7 +92,7 @@ pub fn documents(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The text without fenced blocks and without code.
+/// The text without fenced blocks and inline code.
 fn prose(text: &str) -> String {
     let mut is_open = false;
     let lines = text.lines().filter(|line| {
@@ -109,7 +109,7 @@ fn links(text: &str) -> Vec<String> {
     after.filter_map(|rest| rest.split_once(')')).map(|(link, _)| link.to_owned()).collect()
 }
 
-/// The anchors of a document's headings, as GitHub makes them.
+/// The anchors of a document's headings, as GitHub generates them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut is_open = false;
     let headings = text.lines().filter(|line| {

@@ -1,11 +1,11 @@
-//! A disk that loses power and has bad blocks, for real file systems on it.
+//! A disk that loses power and has bad blocks, with a real file system on it.
 //!
-//! The disk is memory of this process. A FUSE file system of one file shows it to the kernel, a
-//! loop device makes a block device of the file, and ext4 is mounted from that. So the system under
-//! test runs unchanged on a real file system, while this process sees every write and every flush
-//! that reaches the medium: it can refuse them, and it can tell afterwards what would have been
-//! left if the power had failed at any moment, when writes that no flush had covered may or may not
-//! have arrived.
+//! The disk is memory of this process. A FUSE file system with one file presents it to the kernel,
+//! a loop device turns the file into a block device, and ext4 is mounted from that. So the system
+//! under test runs unchanged on a real file system, while this process sees every write and every
+//! flush that reaches the medium: it can refuse them, and it can work out afterwards what would
+//! have been left if the power had failed at any moment, when writes not covered by a flush may or
+//! may not have arrived.
 
 mod medium;
 mod server;
@@ -23,20 +23,20 @@ use crate::random::Random;
 pub use medium::{BadBlocks, Event, Record};
 use medium::{Medium, lock};
 
-/// A mounted disk. Dropped, it is unmounted.
+/// A mounted disk, unmounted when it is dropped.
 #[derive(Debug)]
 pub struct FaultyDisk {
     medium: Arc<Medium>,
     /// What was on it when it was mounted.
     pub initial: Vec<u8>,
-    /// Where its file system is.
+    /// Where its file system is mounted.
     pub mounted: PathBuf,
     file: PathBuf,
     device: Option<String>,
     server: Option<JoinHandle<()>>,
 }
 
-/// Why there are no such disks here.
+/// Why such disks are not possible here, if they are not.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     if !is_root() {
@@ -52,16 +52,17 @@ pub fn missing() -> Option<&'static str> {
 }
 
 impl FaultyDisk {
-    /// A new disk with an empty ext4, below `room` under `name`.
+    /// A new disk with an empty ext4, mounted in `room` under `name`.
     ///
     /// # Panics
     /// If it cannot be made although nothing is [`missing`].
     #[must_use]
     pub fn new(room: &Path, name: &str, bytes: usize, record: Option<(Record, usize)>) -> Self {
-        // Made in an ordinary file first, because that is what mkfs likes.
+        // Made in an ordinary file first, which mkfs prefers.
         let image = room.join(format!("{name}.image"));
         File::create(&image).and_then(|file| file.set_len(bytes as u64)).expect("an image can be made");
-        // A small journal and no lazy work, so that the disk does only what the test does.
+        // A small journal and no lazy initialization, so that the disk does only what the test
+        // does.
         let options = ["-q", "-F", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-m", "0"];
         let made = Command::new("mkfs.ext4").args(options).arg(&image).output().expect("mkfs.ext4 runs");
         assert!(made.status.success(), "mkfs.ext4: {}", String::from_utf8_lossy(&made.stderr));
@@ -70,7 +71,7 @@ impl FaultyDisk {
         Self::with_contents(room, name, bytes, record)
     }
 
-    /// A disk that has contents, as a power failure left them for instance.
+    /// A disk with the given contents, for instance as a power failure left them.
     ///
     /// # Panics
     /// If it cannot be mounted.
@@ -88,7 +89,7 @@ impl FaultyDisk {
         assert!(set_up.status.success(), "losetup: {}", String::from_utf8_lossy(&set_up.stderr));
         let device = String::from_utf8_lossy(&set_up.stdout).trim().to_owned();
         disk.device = Some(device.clone());
-        // The least that ext4 promises: names may come before the data that they name.
+        // The weakest guarantees of ext4: names may reach the disk before the data they refer to.
         let options = c"noauto_da_alloc,data=writeback";
         mount(device.as_str(), &disk.mounted, "ext4", MountFlags::empty(), options).expect("ext4 can be mounted");
         disk
@@ -120,9 +121,9 @@ impl Drop for FaultyDisk {
     }
 }
 
-/// What a power failure just before event number `cut` leaves of `disk`, which began as `image`:
-/// everything up to its last flush, and of what was written since whatever `random` says; nothing
-/// without it.
+/// What a power failure just before event number `cut` leaves of `disk`, which started as `image`:
+/// everything up to its last flush, and of what was written since, whatever `random` decides;
+/// without it, nothing.
 #[must_use]
 pub fn after_power_failure(
     image: &[u8],

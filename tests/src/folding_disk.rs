@@ -1,9 +1,9 @@
-//! A file system that folds names: those that differ by case, or by how a letter is composed, are
-//! the same to it.
+//! A file system that folds names: it treats names that differ only in case, or in how a letter is
+//! composed, as the same.
 //!
-//! It is a FUSE file system in the memory of this process, as small as a receiving node needs it
+//! It is a FUSE file system in the memory of this process, with only what a receiving node needs
 //! (include/uapi/linux/fuse.h). Kernels with `CONFIG_UNICODE` have such directories on ext4
-//! (`chattr +F`); where there are none this one shows the same.
+//! (`chattr +F`); where they are missing, this one behaves the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use crate::fuse::serve;
 use crate::memory_tree::Tree;
 use crate::program::is_root;
 
-/// A mounted file system. Dropped, it is unmounted.
+/// A mounted file system, unmounted when it is dropped.
 #[derive(Debug)]
 pub struct FoldingDisk {
-    /// Where it is.
+    /// Where it is mounted.
     pub mounted: PathBuf,
     server: Option<JoinHandle<()>>,
 }
 
-/// Why there are none here.
+/// Why such a file system is not possible here, if it is not.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     if !is_root() {
@@ -33,7 +33,7 @@ pub fn missing() -> Option<&'static str> {
 }
 
 impl FoldingDisk {
-    /// An empty one at `mounted`, which is made.
+    /// An empty one at `mounted`, which is created.
     ///
     /// # Panics
     /// If it cannot be mounted although nothing is [`missing`].
@@ -55,7 +55,7 @@ impl Drop for FoldingDisk {
     }
 }
 
-/// A name as the file system compares it: as ext4 does for the letters that the tests have.
+/// A name as the file system compares it: as ext4 does, for the letters used in the tests.
 fn fold(name: &[u8]) -> Vec<u8> {
     let Ok(name) = std::str::from_utf8(name) else { return name.to_vec() };
     let lower: String = name.chars().flat_map(char::to_lowercase).collect();

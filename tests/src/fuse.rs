@@ -1,4 +1,4 @@
-//! What file systems of this process have in common: requests from the kernel, and answers
+//! What this process's file systems have in common: requests from the kernel, and answers
 //! (include/uapi/linux/fuse.h).
 
 use std::fs::File;
@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
     /// Four bytes at an offset.
     ///
     /// # Panics
-    /// If the request is shorter: the kernel's are not.
+    /// If the request is shorter, which the kernel's never are.
     #[must_use]
     pub fn word(self, at: usize) -> u32 {
         u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
@@ -44,20 +44,20 @@ impl<'a> Fields<'a> {
         u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
     }
 
-    /// The strings from an offset on.
+    /// The strings that start at an offset.
     pub fn strings(self, at: usize) -> impl Iterator<Item = &'a [u8]> {
         self.0[at..].split(|&byte| byte == 0)
     }
 }
 
-/// A request of the kernel's.
+/// A request from the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// What is wanted (`enum fuse_opcode`).
     pub operation: u32,
-    /// Of which node.
+    /// The node that it is for.
     pub node: u64,
-    /// The thread that wants it; 0 for what the kernel does by itself.
+    /// The thread that made it; 0 for the kernel's own requests.
     pub thread: u32,
     /// The body.
     pub body: Fields<'a>,
@@ -78,7 +78,7 @@ pub fn serve(
     })
 }
 
-/// As [`serve`], with answers that go out only after a time. Others go out meanwhile.
+/// As [`serve`], but answers go out only after a delay. Others go out meanwhile.
 ///
 /// # Panics
 /// If that cannot be done.
@@ -114,11 +114,11 @@ pub fn serve_in_time(
             reply.extend(error.to_le_bytes());
             reply.extend(unique.to_le_bytes());
             reply.extend(body);
-            // A request that was interrupted is not there any more.
+            // A request that was interrupted no longer exists.
             if time.is_zero() {
                 let _ = device.write_all(&reply);
             } else {
-                let mut device = device.try_clone().expect("a descriptor can be doubled");
+                let mut device = device.try_clone().expect("a descriptor can be duplicated");
                 std::thread::spawn(move || {
                     std::thread::sleep(time);
                     let _ = device.write_all(&reply);
@@ -135,7 +135,7 @@ pub fn init(minor: u32) -> Vec<u8> {
     for word in [7, minor.min(31), 0, INIT_FLAGS] {
         out.extend(u32::to_le_bytes(word));
     }
-    // Requests in the background.
+    // Limits of background requests.
     out.extend([32u16.to_le_bytes(), 24u16.to_le_bytes()].concat());
     out.extend(WRITE_BYTES_MAX.to_le_bytes());
     out.extend(1u32.to_le_bytes());

@@ -1,7 +1,7 @@
-//! An approved partner that takes all that it can get, beside one that has just come and wants
+//! An approved partner that takes all it can get, beside one that has just arrived and wants
 //! little.
 //!
-//! What the greedy one takes differs from test to test; what is asked for is the same: the fresh
+//! What the greedy one takes differs from test to test; the requirement is the same: the fresh
 //! partner is served while the other does its worst.
 
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::random::Random;
 /// A node with two partners: the greedy one is the pair's first.
 #[derive(Debug)]
 pub struct Neighbours {
-    /// Both ends, and what the greedy partner's key is in.
+    /// Both ends; `here` has the greedy partner's key.
     pub pair: Pair,
     /// The node.
     pub node: RunningNode,
@@ -31,7 +31,7 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Starts the node, with whatever the test wants to change of its command.
+    /// Starts the node, with whatever the test wants to change in its command.
     ///
     /// # Panics
     /// If that fails.
@@ -57,7 +57,7 @@ impl Neighbours {
         HostileSender::begin_request(&self.pair.here, self.node.port, self.greedy_request(flows), entries)
     }
 
-    /// What [`Neighbours::greedy_push`] asks for.
+    /// The request of [`Neighbours::greedy_push`].
     #[must_use]
     pub fn greedy_request(&self, flows: u16) -> Request {
         let mut asked = push_request(&self.pair.shared.join("greedy"), new_id());
@@ -65,7 +65,7 @@ impl Neighbours {
         asked
     }
 
-    /// The fresh partner sends `bytes` new bytes, once; how it ended, and how long it took.
+    /// The fresh partner sends `bytes` new bytes once; returns how that ended and how long it took.
     ///
     /// # Panics
     /// If the program cannot be started.
@@ -85,11 +85,11 @@ impl Neighbours {
         (ran, elapsed)
     }
 
-    /// The fresh partner is served, within what a loaded host needs for it, and the node has taken
-    /// no more memory than it may.
+    /// Asserts that the fresh partner is served within the time that a loaded host needs, and that
+    /// the node has taken no more memory than it may.
     ///
     /// # Panics
-    /// If it is not.
+    /// If one of them does not hold.
     pub fn assert_fresh_is_served(&self) {
         let (ran, elapsed) = self.serve_fresh(300_000, &[]);
         ran.exits(0);
@@ -98,7 +98,7 @@ impl Neighbours {
         self.memory.assert_bounded("a greedy partner");
     }
 
-    /// Descriptors that the node's control process has open.
+    /// How many descriptors the node's control process has open.
     ///
     /// # Panics
     /// If that cannot be read.
@@ -108,12 +108,12 @@ impl Neighbours {
     }
 }
 
-/// Two seconds are promised. Both processes of either end start on a host that has other work, and
-/// what was held up before was held up for as long as the greedy partner liked.
+/// Two seconds are promised. Both processes of each end start on a host that has other work, and
+/// what used to be held up was held up for as long as the greedy partner liked.
 pub const SERVED_WITHIN: Duration = Duration::from_secs(15);
 
-/// Begins a chunk on every flow for every credit that is given, and finishes none. Returns how many
-/// were begun.
+/// Begins a chunk on every flow for every credit granted, and finishes none. Returns how many were
+/// begun.
 pub fn begin_and_never_finish(sender: &mut HostileSender, chunks: u32, listening: Duration) -> u32 {
     let began = Instant::now();
     let mut begun = vec![0; sender.flows.len()];

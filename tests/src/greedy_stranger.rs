@@ -1,5 +1,5 @@
-//! Somebody who takes whatever there is to take: the same thing again and again, at a rate, and
-//! nothing of it given back.
+//! Somebody who takes whatever there is to take: the same thing again and again, at a given rate,
+//! without giving anything back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::node::wait_for;
 
-/// A greedy one at work, until it is dropped.
+/// A greedy stranger at work until it is dropped.
 #[derive(Debug)]
 pub struct Greedy {
     stop: Arc<AtomicBool>,
@@ -18,8 +18,8 @@ pub struct Greedy {
 }
 
 impl Greedy {
-    /// Does `take` so often a second and keeps what came of the last `held_max` times; what failed
-    /// is tried again.
+    /// Calls `take` this many times a second and keeps the last `held_max` results; what failed is
+    /// tried again.
     #[must_use]
     pub fn start<T: Send + 'static>(
         per_second: u32,
@@ -39,7 +39,7 @@ impl Greedy {
                     }
                     held.push_back(taken);
                 }
-                // One that is slow for a while does not make up for it in a burst.
+                // One that was slow for a while does not make up for it in a burst.
                 next = (next + Duration::from_secs(1) / per_second).max(Instant::now() - Duration::from_millis(100));
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
@@ -47,13 +47,13 @@ impl Greedy {
         Self { stop, count, thread: Some(thread) }
     }
 
-    /// How often it has taken something.
+    /// How many times it has taken something.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Waits until it has taken something so often.
+    /// Waits until it has taken something this many times.
     ///
     /// # Panics
     /// If that takes too long.

@@ -1,8 +1,8 @@
-//! The whole history of a destination's journals, for finding out afterwards whether anything was
+//! The whole history of a destination's journals, to find out afterwards whether anything was
 //! stored twice.
 //!
 //! A journal is appended to for as long as its transfer lives, and removed at the end. A second
-//! link keeps what was in it.
+//! link keeps its contents.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_engine::journal::{Record, records};
 
-/// Keeps every journal of a state directory that it gets to see.
+/// Keeps every journal of a state directory that it sees.
 #[derive(Debug)]
 pub struct History {
     journals: PathBuf,
@@ -19,21 +19,21 @@ pub struct History {
     seen: HashSet<u64>,
 }
 
-/// What journals say is stored.
+/// What journals report as stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     /// Files under their final names, by the hash of the name, with their sizes.
     pub files: HashMap<u128, u64>,
     /// Chunks in partial files: the hash of the file's name, and which chunk.
     pub chunks: HashSet<(u128, u64)>,
-    /// The chunk size of each begun file, and the file's.
+    /// The chunk size and the file size of each begun file.
     pub begun: HashMap<u128, (u32, u64)>,
-    /// What the temporary name of each begun file is made of.
+    /// What each begun file's temporary name is made from.
     pub tokens: HashMap<u128, u128>,
 }
 
 impl Stored {
-    /// Bytes of all of it.
+    /// The bytes of all of it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let chunk = |&(name, part): &(u128, u64)| {
@@ -60,7 +60,7 @@ impl History {
     /// Looks for journals that it does not have yet.
     pub fn look(&mut self) {
         for entry in fs::read_dir(&self.journals).into_iter().flatten().flatten() {
-            // It may be gone again.
+            // It may already be gone.
             let Ok(metadata) = entry.metadata() else { continue };
             if self.seen.insert(metadata.ino()) {
                 let number = self.seen.len();
@@ -71,7 +71,7 @@ impl History {
         }
     }
 
-    /// What the journals that exist now say is stored.
+    /// What the existing journals report as stored.
     #[must_use]
     pub fn stored_now(&self) -> Stored {
         let mut stored = Stored::default();
@@ -83,10 +83,10 @@ impl History {
         stored
     }
 
-    /// Makes sure that nothing was stored twice in the life of any journal.
+    /// Makes sure that nothing was stored twice during the life of any journal.
     ///
     /// # Panics
-    /// With what was.
+    /// If something was; the message names it.
     pub fn assert_nothing_was_stored_twice(&mut self) {
         self.look();
         for entry in fs::read_dir(&self.kept).expect("the directory can be read").flatten() {
@@ -98,13 +98,13 @@ impl History {
     }
 }
 
-/// Reads a journal; an error if it shows that something that was stored was stored once more.
+/// Reads a journal; an error if it shows that something already stored was stored again.
 ///
-/// An attempt that goes on with a file begins it anew in the journal and repeats, at once, the
-/// chunks that are known.
+/// An attempt that continues a file begins it anew in the journal and repeats, at once, the chunks
+/// that are known.
 fn read_into(bytes: &[u8], stored: &mut Stored) -> Result<(), String> {
     let mut names = Vec::new();
-    // Of each beginning, what it has to repeat.
+    // What each beginning has to repeat.
     let mut to_repeat: Vec<HashSet<u64>> = Vec::new();
     for record in records(bytes) {
         match record {
@@ -134,7 +134,7 @@ fn read_into(bytes: &[u8], stored: &mut Stored) -> Result<(), String> {
         }
     }
     match to_repeat.iter().position(|left| !left.is_empty()) {
-        // A kill may have cut the repetition off; the next beginning repeats it.
+        // A kill may have cut the repetition short; the next beginning repeats it.
         Some(number) if names[number + 1..].contains(&names[number]) => Ok(()),
         Some(number) if number + 1 < names.len() => {
             Err(format!("what was stored of the file that was begun as number {number} was forgotten"))

@@ -1,5 +1,5 @@
-//! A host in a directory: a root file system and a network namespace of its own, in which commands
-//! run as they would on a machine.
+//! A host in a directory: its own root file system and network namespace, in which commands run as
+//! they would on a machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use crate::node::wait_for;
 use crate::program::{Ran, is_installed, is_root};
 
-/// Mounts what every host has below the root `$1`, then `$2` onto `$3` and so on, and waits in it.
-/// Everything is mounted for this process and those that join it, and goes with them.
+/// Mounts what every host has below the root `$1`, then `$2` onto `$3` and so on, and stays there.
+/// The mounts exist only for this process and those that join it, and vanish with them.
 const HOLDER: &str = r#"
 set -e
 root=$1; shift
@@ -30,7 +30,7 @@ pub struct HostRoot {
     root: PathBuf,
 }
 
-/// Why there are no such hosts here.
+/// Why such hosts are not possible here, if they are not.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     if !is_root() {
@@ -43,8 +43,8 @@ pub fn missing() -> Option<&'static str> {
 }
 
 impl HostRoot {
-    /// Makes a host of a root directory and a namespace that `ip netns` made; `binds` are
-    /// directories of this host and where they are to be seen.
+    /// Makes a host from a root directory and a namespace made by `ip netns`; `binds` are
+    /// directories of this host and where they appear on the other.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -72,7 +72,7 @@ impl HostRoot {
         }
         let holder = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("ip starts");
         let mut host = Self { holder, root: root.to_owned() };
-        // Each of them becomes the next, so the process stays the same.
+        // Each of them execs the next, so the process stays the same.
         let name = format!("/proc/{}/comm", host.holder.id());
         wait_for("a host", || {
             let ended = host.holder.try_wait().expect("a child can be waited for");
@@ -82,13 +82,13 @@ impl HostRoot {
         host
     }
 
-    /// A path of the host as this one sees it.
+    /// A path of the host as seen from this one.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// The number by which `nsenter --target` finds the host.
+    /// The process ID by which `nsenter --target` finds the host.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.holder.id()
@@ -114,7 +114,7 @@ impl HostRoot {
         self.command(&["sh", "-c", line]).output().expect("nsenter starts").into()
     }
 
-    /// Starts a program on the host that goes with the test.
+    /// Starts a program on the host that ends with the test.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -131,7 +131,7 @@ impl Drop for HostRoot {
     }
 }
 
-/// A program that runs on a host.
+/// A program running on a host.
 #[derive(Debug)]
 pub struct Program(Child);
 

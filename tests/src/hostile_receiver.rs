@@ -1,5 +1,5 @@
-//! A receiver with its own malice: it opens the way for a sender's segments, and then reports what
-//! it wants.
+//! A malicious receiver: it opens the way for a sender's segments, and then reports whatever it
+//! wants.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ use crate::stranger::Stranger;
 
 const FLOW_ID: u32 = 0x0102_0300;
 
-/// The receiving end of one flow, whose segments it does not even decrypt: it counts them.
+/// The receiving end of one flow. It does not even decrypt the segments; it counts them.
 #[derive(Debug)]
 pub struct HostileReceiver {
     stranger: Stranger,
@@ -26,16 +26,17 @@ pub struct HostileReceiver {
     next_reply: u64,
     /// What an honest receiver would have seen so far.
     pub seen: Summary,
-    /// The segments of each chunk that have come since it was whole the last time.
+    /// The segments of each chunk that have arrived since it was last complete.
     segments: HashMap<u32, HashSet<u32>>,
-    /// Chunks in the order in which they became whole, as often as they did.
+    /// Chunks in the order in which they were completed, once for each time.
     whole: Vec<u32>,
-    /// Packets that did not come before those after them.
+    /// Packets that had not arrived when a later one did.
     lost: Vec<PacketRange>,
 }
 
 impl HostileReceiver {
-    /// Ends the plan of a transfer whose manifest `stranger` has heard, with one flow to `socket`.
+    /// Ends the plan of a transfer whose manifest `stranger` has received, with one flow to
+    /// `socket`.
     ///
     /// # Panics
     /// If the socket cannot be used.
@@ -59,11 +60,11 @@ impl HostileReceiver {
         }
     }
 
-    /// Takes in what has come, and answers probes as an honest receiver does: otherwise nothing
+    /// Takes in what has arrived, and answers probes as an honest receiver does: otherwise nothing
     /// would follow them.
     pub fn take_in(&mut self) {
         let mut datagram = vec![0; usize::from(u16::MAX)];
-        // Not more at once than leaves time for reports.
+        // Not so many at once that no time is left for reports.
         for _ in 0..2_000 {
             let Ok((bytes, from)) = self.socket.recv_from(&mut datagram) else { return };
             let Ok(header) = Header::parse_datagram(&datagram[..bytes]) else { continue };
@@ -91,7 +92,7 @@ impl HostileReceiver {
         }
     }
 
-    /// The chunks that have become whole since this was asked the last time.
+    /// The chunks that have been completed since the last call.
     pub fn take_whole(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.whole)
     }
@@ -110,16 +111,16 @@ impl HostileReceiver {
         let (clear, sealed) = reply.split_first_chunk_mut::<HEADER_BYTES>().expect("a header fits");
         header.write(clear);
         self.reply_key.seal(header.packet_number, clear, &[], sealed);
-        // It probes again if this is lost.
+        // The sender probes again if this is lost.
         let _ = self.socket.send_to(&reply, to);
     }
 
-    /// The packets that were lost since this was asked the last time.
+    /// The packets lost since the last call.
     pub fn take_lost(&mut self) -> Vec<PacketRange> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Reports what `lie` makes of what was seen, and returns what the node has said; an error when
+    /// Reports what `lie` makes of what was seen, and returns what the node has sent; an error if
     /// it has closed the connection. Takes a few milliseconds.
     ///
     /// # Errors
@@ -141,20 +142,20 @@ impl HostileReceiver {
         Ok(std::iter::from_fn(|| self.stranger.hear_if_there_is()).collect())
     }
 
-    /// Says something else.
+    /// Sends another message.
     pub fn say(&mut self, message: &Message) {
         self.stranger.say(message);
     }
 
-    /// Reports every few milliseconds what `lie` makes of what was seen, until the node has had
-    /// enough; returns why.
+    /// Every few milliseconds, reports what `lie` makes of what was seen, until the node refuses;
+    /// returns its refusal.
     ///
     /// # Panics
-    /// If it never has.
+    /// If it never refuses.
     pub fn report_until_refused(mut self, mut lie: impl FnMut(&Summary) -> (Summary, Vec<PacketRange>)) -> Refusal {
         let began = Instant::now();
         loop {
-            assert!(began.elapsed() < PATIENCE, "the node goes on for ever: {:?}", self.seen);
+            assert!(began.elapsed() < PATIENCE, "the node goes on forever: {:?}", self.seen);
             self.take_in();
             let Ok(heard) = self.report(&mut lie, &[]) else { return self.stranger.hear_refusal() };
             for message in heard {

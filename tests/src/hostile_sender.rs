@@ -1,4 +1,4 @@
-//! A sender with its own malice: it says what it wants on the control connection and seals whatever
+//! A malicious sender: it says whatever it wants on the control connection and seals whatever
 //! segments it likes.
 
 pub mod siege;
@@ -20,7 +20,7 @@ use culvert_protocol::wire::{EPOCH_BITS, HEADER_BYTES, Header, SegmentKind, TAG_
 use crate::random::Random;
 use crate::stranger::{Stranger, request};
 
-/// Bytes of a chunk: the least that there may be, so that a small file has several.
+/// The size of a chunk: the minimum, so that a small file has several.
 pub const CHUNK_BYTES: u32 = 64 << 10;
 /// Payload bytes of a segment.
 pub const STRIDE: u16 = 1_024;
@@ -49,7 +49,7 @@ pub fn push_request(destination: &Path, transfer: TransferId) -> Request {
     Request { transfer, options, ..ordinary }
 }
 
-/// An id that nobody else has.
+/// An ID that nobody else has.
 #[must_use]
 pub fn new_id() -> TransferId {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_nanos());
@@ -57,7 +57,7 @@ pub fn new_id() -> TransferId {
 }
 
 impl HostileSender {
-    /// Connects with the key of `state`, asks for a push of `entries`, and hears the plan.
+    /// Connects with the key of `state`, requests a push of `entries`, and receives the plan.
     ///
     /// # Panics
     /// If the node refuses.
@@ -66,7 +66,7 @@ impl HostileSender {
         Self::begin_request(state, port, push_request(destination, new_id()), entries)
     }
 
-    /// As [`HostileSender::begin`], with a request of the test's own.
+    /// As [`HostileSender::begin`], with a request from the test.
     ///
     /// # Panics
     /// If the node refuses.
@@ -84,8 +84,8 @@ impl HostileSender {
         if is_push {
             say_manifest(&mut stranger, entries);
         }
-        // A flow that reports has been taken over by its lane; before, its segments would be
-        // nobody's. Reports may overtake the plan.
+        // A flow that reports has been taken over by its lane; before that, its segments would
+        // belong to nobody. Reports may overtake the plan.
         let (mut flows, mut reporting) = (None, HashSet::new());
         let flows = loop {
             match stranger.hear() {
@@ -106,18 +106,18 @@ impl HostileSender {
         Self { stranger, flows, socket, receiver_ports, next_packet }
     }
 
-    /// Goes on with another packet number on a flow.
+    /// Continues with another packet number on a flow.
     pub fn skip_to(&mut self, flow: usize, packet_number: u64) {
         self.next_packet[flow] = packet_number;
     }
 
-    /// A segment of a chunk, sealed, on a flow.
+    /// A sealed segment of a chunk, on a flow.
     #[must_use]
     pub fn segment(&mut self, flow: usize, chunk: u32, bytes: &[u8], index: u32) -> Vec<u8> {
         self.segment_of(flow, chunk, bytes, STRIDE, index)
     }
 
-    /// A segment of a chunk that is cut at `stride`, sealed, on a flow.
+    /// A sealed segment of a chunk that is cut at `stride`, on a flow.
     #[must_use]
     pub fn segment_of(&mut self, flow: usize, chunk: u32, bytes: &[u8], stride: u16, index: u32) -> Vec<u8> {
         let packet_number = self.next_packet[flow];
@@ -159,7 +159,7 @@ impl HostileSender {
     /// Sends a datagram to the lane of a flow.
     pub fn send(&self, flow: usize, datagram: &[u8]) {
         let port = self.receiver_ports[usize::from(self.flows[flow].receiver_lane)];
-        // A full socket drops; everything is sent several times.
+        // A full socket drops datagrams; everything is sent several times.
         let _ = self.socket.send_to(datagram, ("127.0.0.1", port));
     }
 
@@ -171,7 +171,7 @@ impl HostileSender {
         }
     }
 
-    /// Sends a whole chunk, so that nothing of it comes when it is asked for again.
+    /// Sends a whole chunk once, so that none of it arrives after it is requested again.
     pub fn send_chunk_once(&mut self, flow: usize, chunk: u32, bytes: &[u8]) {
         for index in 0..(bytes.len() as u32).div_ceil(STRIDE.into()) {
             let datagram = self.segment(flow, chunk, bytes, index);
@@ -179,13 +179,13 @@ impl HostileSender {
         }
     }
 
-    /// Says the hash of a chunk of a file, and sends the chunk.
+    /// Announces the hash of a chunk of a file, and sends the chunk.
     pub fn send_part(&mut self, flow: usize, chunk: u32, file: &[u8], part: usize) {
         self.stranger.say(&Message::ChunkHashes(vec![(chunk, hash_of_part(file, part))]));
         self.send_chunk(flow, chunk, part_of(file, part));
     }
 
-    /// Listens until the node asks for chunks once more.
+    /// Listens until the node asks for chunks again.
     ///
     /// # Panics
     /// If it says that something is stored, or that the transfer is over.
@@ -201,7 +201,7 @@ impl HostileSender {
         }
     }
 
-    /// Listens until the node says that something is stored.
+    /// Listens until the node reports that something is stored.
     ///
     /// # Panics
     /// If it says that the transfer is over.
@@ -217,15 +217,15 @@ impl HostileSender {
     }
 }
 
-/// Says a manifest to its end.
+/// Sends a whole manifest.
 ///
 /// # Panics
-/// If an entry may not be.
+/// If an entry is invalid.
 pub fn say_manifest(stranger: &mut Stranger, entries: &[Entry<'_>]) {
     let (mut part, mut manifest) = (Vec::new(), Manifest::default());
     for entry in entries {
         encode_entry(entry, &mut part);
-        manifest.push(entry).expect("the entry may be");
+        manifest.push(entry).expect("the entry is valid");
     }
     stranger.say(&Message::ManifestPart(part));
     stranger.say(&Message::ManifestEnd {

@@ -1,4 +1,4 @@
-//! What a node's journals say.
+//! The contents of a node's journals.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ pub fn journals(state: &Path) -> Vec<(PathBuf, Vec<Record>)> {
     entries.filter_map(|entry| of(entry.path())).collect()
 }
 
-/// Waits until a journal has records that make `is_enough` true.
+/// Waits until a journal has records that satisfy `is_enough`.
 ///
 /// # Panics
-/// If none gets them.
+/// If none ever does.
 pub fn wait_for_records(state: &Path, what: &str, is_enough: impl Fn(&[Record]) -> bool) {
     wait_for(what, || journals(state).iter().any(|(_, records)| is_enough(records)).then_some(()));
 }

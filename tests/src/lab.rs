@@ -1,4 +1,4 @@
-//! The lab: two network namespaces joined by a veth pair, made and removed by the test that uses
+//! The lab: two network namespaces joined by a veth pair, created and removed by the test that uses
 //! them.
 
 use std::process::Command;
@@ -14,7 +14,7 @@ pub struct Lab {
     links: [String; 2],
 }
 
-/// Why there is no lab.
+/// Why there can be no lab here, if there cannot.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     if !is_root() {
@@ -27,16 +27,16 @@ pub fn missing() -> Option<&'static str> {
 }
 
 impl Lab {
-    /// Makes the lab, or says why the test is skipped.
+    /// Makes the lab, or prints why the test is skipped.
     ///
     /// # Panics
-    /// If a namespace or link cannot be made although it should.
+    /// If a namespace or link cannot be made although it should be possible.
     #[must_use]
     pub fn new(mtu: u32) -> Option<Self> {
         Self::with_queues(mtu, 1)
     }
 
-    /// As [`Lab::new`], with so many receive and transmit queues at both ends.
+    /// As [`Lab::new`], with this many receive and transmit queues at each end.
     ///
     /// # Panics
     /// As [`Lab::new`].
@@ -46,7 +46,7 @@ impl Lab {
             eprintln!("skipped: {why}");
             return None;
         }
-        // Interface names have 15 characters at most.
+        // Interface names have at most 15 characters.
         let links = ["cva", "cvb"].map(|side| format!("{side}{}", std::process::id()));
         Some(Self::join(links, mtu, |[a, b], [va, vb]| {
             let queues = queues.to_string();
@@ -61,10 +61,11 @@ impl Lab {
         }))
     }
 
-    /// Makes the lab of two interfaces that are connected, and go back where they were with it.
+    /// Makes the lab from two connected interfaces, which go back to where they were when it is
+    /// dropped.
     ///
     /// # Panics
-    /// If a namespace cannot be made, or an interface not be moved.
+    /// If a namespace cannot be made, or an interface cannot be moved.
     #[must_use]
     pub fn over(links: [&str; 2], mtu: u32) -> Self {
         Self::join(links.map(str::to_owned), mtu, |sides, links| {
@@ -103,13 +104,13 @@ impl Lab {
         &self.sides
     }
 
-    /// Puts a command into a side: 0 or 1.
+    /// Makes a command run in a side: 0 or 1.
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
         inside_namespace(&self.sides[side], command)
     }
 
-    /// Joins the sides by a second link: `10.98.0.1` and `10.98.0.2`. Returns its interfaces.
+    /// Joins the sides with a second link: `10.98.0.1` and `10.98.0.2`. Returns its interfaces.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -125,10 +126,10 @@ impl Lab {
         links
     }
 
-    /// Adds a VLAN to the link: `10.97.7.1` and `10.97.7.2`. False where the kernel has none.
+    /// Adds a VLAN to the link: `10.97.7.1` and `10.97.7.2`. False if the kernel has no VLANs.
     ///
     /// # Panics
-    /// If it cannot be set up although there is one.
+    /// If it cannot be set up although the kernel has them.
     #[must_use]
     pub fn add_vlan(&self, tag: u16) -> bool {
         let tag = tag.to_string();
@@ -162,7 +163,7 @@ impl Drop for Lab {
     }
 }
 
-/// Puts a command into a namespace that `ip netns` made.
+/// Makes a command run in a namespace created by `ip netns`.
 #[must_use]
 pub fn inside_namespace(namespace: &str, command: &Command) -> Command {
     let mut inside = Command::new("ip");

@@ -1,9 +1,9 @@
-//! What a node's processes take of the host's memory, and what they may.
+//! How much of the host's memory a node's processes take, and how much they may take.
 //!
-//! Counted is what is a process's own: `RssAnon` (heap and stacks) and `RssFile` (the program's
-//! pages that it has touched) of `/proc/PID/status`. Not counted is `RssShmem`, nor hugepages: that
-//! is the memory of chunk buffers and rings, which an admin configures (`--memory`), and both
-//! processes map the same of it. The frames of AF_XDP lie in it, too.
+//! A process's own memory counts: `RssAnon` (heap and stacks) and `RssFile` (the pages of the
+//! program that it has touched) in `/proc/PID/status`. `RssShmem` and hugepages do not count: they
+//! are the memory of chunk buffers and rings, which an admin configures (`--memory`), and which
+//! both processes map. The frames of AF_XDP are part of it, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,26 +11,26 @@ use std::time::Duration;
 
 use crate::node::RunningNode;
 
-/// What the control process of a node without work may have.
+/// What the control process of an idle node may have.
 pub const IDLE_KIB_MAX: u64 = 30 << 10;
-/// What of that may be heap and stacks.
+/// How much of that may be heap and stacks.
 pub const IDLE_HEAP_KIB_MAX: u64 = 10 << 10;
 /// What either process of a node may have, whatever strangers and partners do to it.
 pub const ATTACKED_KIB_MAX: u64 = 256 << 10;
 
-/// KiB of memory that are a process's own; nothing if it is gone.
+/// A process's own memory, in KiB; 0 if it is gone.
 #[must_use]
 pub fn own_kib(process: u32) -> u64 {
     status_kib(process, "RssAnon:") + status_kib(process, "RssFile:")
 }
 
-/// KiB of a process's heap and stacks; nothing if it is gone.
+/// A process's heap and stacks, in KiB; 0 if it is gone.
 #[must_use]
 pub fn heap_kib(process: u32) -> u64 {
     status_kib(process, "RssAnon:")
 }
 
-/// The most memory that a node's processes have while it is watched.
+/// The most memory that a node's processes have had while it is watched.
 #[derive(Debug)]
 pub struct MemoryWatch {
     stop: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Begins to watch.
+    /// Begins watching.
     #[must_use]
     pub fn of(node: &RunningNode) -> Self {
         let processes = [node.process_id(), node.data_plane()];
@@ -56,13 +56,13 @@ impl MemoryWatch {
         Self { stop, most, thread: Some(thread) }
     }
 
-    /// KiB of the control process and of the data plane, so far.
+    /// The most so far, in KiB: of the control process and of the data plane.
     #[must_use]
     pub fn most(&self) -> (u64, u64) {
         (self.most[0].load(Ordering::Relaxed), self.most[1].load(Ordering::Relaxed))
     }
 
-    /// Neither process has had more than it may, whoever did what.
+    /// Asserts that neither process has had more than it may, whoever did what.
     ///
     /// # Panics
     /// If one has.

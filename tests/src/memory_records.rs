@@ -1,4 +1,4 @@
-//! Records of transfers in memory: all that the engine needs to know of records, and no file.
+//! Records of transfers in memory: everything that the engine needs from records, without a file.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ impl MemoryRecords {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a transfer of this end's user.
+    /// Adds a transfer of this end's user.
     pub fn insert(&self, id: TransferId, record: TransferRecord) {
         self.lock().insert(id, record);
     }

@@ -1,5 +1,5 @@
 //! A store of objects in memory: the smallest thing that a transfer can read from and write to, and
-//! as little like a directory as a bucket is. It has no descriptors, inodes or modes.
+//! as unlike a directory as a bucket is. It has no descriptors, inodes or modes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::tree_hash::ChunkHash;
 
-/// An object's bytes, and which of its versions they are.
+/// An object's bytes, and its version.
 #[derive(Clone, Debug, Default)]
 struct Object {
     bytes: Arc<Vec<u8>>,
@@ -23,11 +23,11 @@ struct Object {
 #[derive(Debug, Default)]
 struct Objects {
     by_name: BTreeMap<Vec<u8>, Object>,
-    /// Objects that cannot be read to their end, or stored.
+    /// Objects that can neither be read to their end nor stored.
     broken: BTreeSet<Vec<u8>>,
     /// Objects that change when their first range is read.
     restless: BTreeSet<Vec<u8>>,
-    /// Parts that were given up.
+    /// Objects whose parts were given up.
     abandoned: Vec<Vec<u8>>,
 }
 
@@ -55,7 +55,7 @@ impl MemoryStore {
         self.lock().restless.insert(name.as_bytes().to_vec());
     }
 
-    /// All that is in it.
+    /// Everything in it.
     #[must_use]
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
@@ -86,7 +86,7 @@ impl Sources for MemoryStore {
         let mut listing = SourceListing::default();
         let (mut part, mut directories) = (Vec::new(), BTreeSet::new());
         for (name, object) in &self.lock().by_name {
-            // A receiver with directories makes them from entries.
+            // A receiver with directories creates them from entries.
             let slashes = name.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
             let new = slashes.map(|(at, _)| &name[..at]).filter(|above| directories.insert(above.to_vec()));
             let above = new.map(|name| (name.to_vec(), EntryKind::Directory, 0o755)).collect::<Vec<_>>();

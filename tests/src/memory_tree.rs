@@ -1,4 +1,4 @@
-//! A FUSE file system in the memory of this process, as small as a node needs it
+//! A FUSE file system in the memory of this process, with only what a node needs
 //! (include/uapi/linux/fuse.h).
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ struct Node {
     links: u32,
     modified: (u64, u32),
     bytes: Vec<u8>,
-    /// By folded name: as it was made, and its node.
+    /// By folded name: the name as it was created, and its node.
     names: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
 }
 
@@ -28,7 +28,7 @@ struct Node {
 #[derive(Debug)]
 pub struct Tree {
     nodes: BTreeMap<u64, Node>,
-    /// A name as the file system compares it.
+    /// Folds a name into the form that the file system compares.
     fold: fn(&[u8]) -> Vec<u8>,
 }
 
@@ -46,15 +46,15 @@ fn string(body: Fields<'_>, at: usize) -> &[u8] {
 }
 
 impl Tree {
-    /// An empty one, which takes names for the same that `fold` makes the same.
+    /// An empty one, which takes names to be the same if `fold` makes them equal.
     #[must_use]
     pub fn new(fold: fn(&[u8]) -> Vec<u8>) -> Self {
         let root = Node { mode: DIRECTORY | 0o755, links: 2, ..Node::default() };
         Self { nodes: BTreeMap::from([(ROOT, root)]), fold }
     }
 
-    /// The answer to a request; `None` for those that get none. The numbers are those of `enum
-    /// fuse_opcode`.
+    /// The answer to a request; `None` for those that get none. The operation numbers are those of
+    /// `enum fuse_opcode`.
     pub fn answer(&mut self, operation: u32, node: u64, body: Fields<'_>) -> Answer {
         Some(match operation {
             // FORGET, INTERRUPT, BATCH_FORGET.
@@ -128,7 +128,7 @@ impl Tree {
     fn remove(&mut self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
         let names = &mut self.nodes.get_mut(&directory).ok_or(Errno::NOENT)?.names;
         let (_, node) = names.remove(&(self.fold)(name)).ok_or(Errno::NOENT)?;
-        // Open files go on without a name, so the node stays.
+        // Open files live on without a name, so the node stays.
         if let Some(node) = self.nodes.get_mut(&node) {
             node.links = node.links.saturating_sub(1);
         }
@@ -147,7 +147,7 @@ impl Tree {
     fn rename<'a>(&mut self, from: u64, to: u64, mut names: impl Iterator<Item = &'a [u8]>) -> Done {
         let (old, new) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
         let node = self.find(from, old)?;
-        // What may not be replaced has been found by the kernel.
+        // The kernel has already rejected what may not be replaced.
         let _ = self.remove(to, new);
         self.nodes.get_mut(&from).ok_or(Errno::NOENT)?.names.remove(&(self.fold)(old));
         self.put(to, new, node)?;
@@ -163,7 +163,8 @@ impl Tree {
         Ok([(written.len() as u32).to_le_bytes(), [0; 4]].concat())
     }
 
-    /// Room, which there is, or a hole (`FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`).
+    /// Allocates space, of which there is enough, or punches a hole (`FALLOC_FL_KEEP_SIZE`,
+    /// `FALLOC_FL_PUNCH_HOLE`).
     fn allocate(&mut self, node: u64, body: Fields<'_>) -> Done {
         let bytes = &mut self.nodes.get_mut(&node).ok_or(Errno::NOENT)?.bytes;
         let (begin, end, mode) = (body.long(8) as usize, (body.long(8) + body.long(16)) as usize, body.word(24));
@@ -197,7 +198,7 @@ impl Tree {
         let node = self.node(at)?;
         let bytes = node.bytes.len() as u64;
         let mut out = Vec::with_capacity(88);
-        // Inode, size, blocks, three times.
+        // Inode, size, blocks, three timestamps.
         for number in [at, bytes, bytes.div_ceil(512), 0, node.modified.0, 0] {
             out.extend(number.to_le_bytes());
         }
@@ -208,17 +209,17 @@ impl Tree {
         Ok(out)
     }
 
-    /// `struct fuse_attr_out`; valid for no time.
+    /// `struct fuse_attr_out`, valid for zero seconds.
     fn attributes(&self, at: u64) -> Done {
         Ok([vec![0; 16], self.attribute_fields(at)?].concat())
     }
 
-    /// `struct fuse_entry_out`; valid for no time.
+    /// `struct fuse_entry_out`, valid for zero seconds.
     fn entry(&self, at: u64) -> Done {
         Ok([at.to_le_bytes().to_vec(), vec![0; 32], self.attribute_fields(at)?].concat())
     }
 
-    /// `struct fuse_dirent`s from number `from` on, as many as fit.
+    /// `struct fuse_dirent`s starting with number `from`, as many as fit.
     fn list(&self, node: u64, from: usize, bytes_max: usize) -> Done {
         let mut out = Vec::new();
         for (at, (name, node)) in self.node(node)?.names.values().enumerate().skip(from) {
@@ -237,7 +238,7 @@ impl Tree {
     }
 }
 
-/// `struct fuse_statfs_out`: room enough.
+/// `struct fuse_statfs_out`: enough room.
 fn room() -> Vec<u8> {
     let mut out = Vec::with_capacity(80);
     for number in [1u64 << 20; 5] {

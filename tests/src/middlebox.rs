@@ -1,10 +1,10 @@
-//! Something on the way between two network namespaces that sees every packet: it passes them on,
-//! changes, copies, delays or drops them, and makes up others. What a translator does, and what an
-//! attacker on the path can do.
+//! Something on the path between two network namespaces that sees every packet: it passes packets
+//! on, changes, copies, delays or drops them, and makes up others. This is what a NAT does, and
+//! what an attacker on the path can do.
 //!
-//! Each namespace has a TUN device, whose other end is the middlebox. `10.97.0.1` and `fd97::1` are
+//! Each namespace has a TUN device whose other end is the middlebox. `10.97.0.1` and `fd97::1` are
 //! on the first side, `.2` and `::2` on the second; whatever else is sent to `10.97.0.0/16` or
-//! `fd97::/64` comes here too.
+//! `fd97::/64` arrives here too.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,9 +22,9 @@ use crate::packets::Packet;
 use crate::program::{Ran, command, run};
 use crate::wan::{missing, tun};
 
-/// Packets of one side that are passed on before the other's are looked at.
+/// How many packets of one side are passed on before the other side's are looked at.
 const BATCH: usize = 64;
-/// A descriptor's packets are waited for so long, so that what is late leaves in time.
+/// How long a descriptor's packets are waited for, so that delayed packets leave on time.
 const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// What becomes of a packet.
@@ -37,13 +37,13 @@ pub struct Fate {
 }
 
 impl Fate {
-    /// The packet goes on its way.
+    /// Passes the packet on.
     pub fn pass(&mut self, from_side: usize, bytes: &[u8]) {
         self.now.push((1 - from_side, bytes.to_vec()));
     }
 }
 
-/// Decides what becomes of each packet: the side that it comes from, what it is, its bytes.
+/// Decides what becomes of each packet, given the side it comes from, its headers and its bytes.
 pub type Rule = Box<dyn FnMut(usize, Packet, &[u8], &mut Fate) + Send>;
 
 /// Passes everything on.
@@ -73,11 +73,11 @@ impl std::fmt::Debug for Middlebox {
 }
 
 impl Middlebox {
-    /// Makes the namespaces, or says why the test is skipped. Everything passes until there is a
-    /// rule.
+    /// Makes the namespaces, or prints why the test is skipped. Everything passes until a rule is
+    /// set.
     ///
     /// # Panics
-    /// If something cannot be made although it should.
+    /// If something cannot be made although it should be possible.
     #[must_use]
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -109,12 +109,12 @@ impl Middlebox {
     /// Changes what becomes of packets from now on.
     ///
     /// # Panics
-    /// If the rule before has panicked.
+    /// If the previous rule has panicked.
     pub fn set_rule(&self, rule: Rule) {
         *self.rule.lock().expect("rules do not panic") = rule;
     }
 
-    /// Puts a packet before a side.
+    /// Delivers a packet to a side.
     ///
     /// # Panics
     /// If the middlebox's thread has panicked.
@@ -129,16 +129,16 @@ impl Middlebox {
         });
     }
 
-    /// Puts a command into a side: 0 or 1.
+    /// Makes a command run in a side: 0 or 1.
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
         inside_namespace(&self.sides[side], command)
     }
 
-    /// What `ip` or another tool prints in a side.
+    /// Runs `ip` or another tool in a side, and returns its output.
     ///
     /// # Panics
-    /// If it cannot be started.
+    /// If it cannot be started, or fails.
     #[must_use]
     pub fn tool(&self, side: usize, program: &str, arguments: &[&str]) -> String {
         let output = self.inside(side, Command::new(program).args(arguments)).output().expect("the tool runs");
@@ -180,7 +180,7 @@ pub struct MiddlePair {
 }
 
 impl MiddlePair {
-    /// Starts the node, and tells the first of its address of a family; or says why the test is
+    /// Starts the node, and gives the first its address in a family; or prints why the test is
     /// skipped.
     ///
     /// # Panics
@@ -212,7 +212,7 @@ impl MiddlePair {
         self.middlebox.inside(0, &moving)
     }
 
-    /// As [`MiddlePair::moving`], carried out.
+    /// Runs [`MiddlePair::moving`].
     ///
     /// # Panics
     /// If the program does not start.
@@ -231,7 +231,7 @@ fn forward(devices: &[OwnedFd; 2], shared: &Shared, rule: &Mutex<Rule>) {
             for _ in 0..BATCH {
                 let Ok(bytes) = rustix::io::read(device, &mut buffer) else { break };
                 count += 1;
-                // What is none of both families' is the kernel's own business.
+                // What belongs to neither family is the kernel's own business.
                 let Some(packet) = Packet::parse(&buffer[..bytes]) else { continue };
                 (rule.lock().expect("rules do not panic"))(side, packet, &buffer[..bytes], &mut fate);
             }
@@ -244,7 +244,7 @@ fn forward(devices: &[OwnedFd; 2], shared: &Shared, rule: &Mutex<Rule>) {
         for (side, bytes) in
             injected.into_iter().chain(due.into_iter().map(|(_, side, bytes)| (side, bytes))).chain(fate.now)
         {
-            // What a device does not take is lost, as on any path.
+            // What a device does not accept is lost, as on any path.
             let _ = rustix::io::write(&devices[side], &bytes);
         }
         if count == 0 {

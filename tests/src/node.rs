@@ -11,27 +11,27 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::{Ran, command_of, culvert, run};
 
-/// How long something may take before a test gives it up. Not a measure: only a way to end.
+/// How long something may take before a test gives up on it. Not a measurement, only a way to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Two partners on this host, with a directory into which the first may store and from which it may
 /// fetch.
 #[derive(Debug)]
 pub struct Pair {
-    /// What both partners run.
+    /// The program that both partners run.
     pub program: PathBuf,
-    /// Everything lies in here.
+    /// Everything is in here.
     pub room: tempfile::TempDir,
-    /// The first partner's state directory; it asks.
+    /// The first partner's state directory; this partner makes the requests.
     pub here: PathBuf,
-    /// The second's; it runs a node.
+    /// The second's; this partner runs a node.
     pub there: PathBuf,
     /// What the second permits.
     pub shared: PathBuf,
 }
 
 impl Pair {
-    /// Makes the state directories and the profiles. The node's port is told later
+    /// Makes the state directories and the profiles. The node's port is made known later
     /// ([`Pair::meet`]).
     ///
     /// # Panics
@@ -41,7 +41,7 @@ impl Pair {
         Self::of(culvert())
     }
 
-    /// As [`Pair::new`], of another build.
+    /// As [`Pair::new`], with another build.
     ///
     /// # Panics
     /// If that fails.
@@ -75,7 +75,7 @@ impl Pair {
         pair
     }
 
-    /// Makes the keys and the first's profile.
+    /// Makes the keys and the profile of the first.
     fn introduce(&self) {
         std::fs::create_dir_all(&self.shared).expect("a directory can be made");
         let (our_key, _) = (self.key_of(&self.here), self.key_of(&self.there));
@@ -120,7 +120,7 @@ impl Pair {
         })
     }
 
-    /// As [`Pair::start`], with whatever else the test wants to change of the command.
+    /// As [`Pair::start`], with whatever else the test wants to change in the command.
     ///
     /// # Panics
     /// If it does not start.
@@ -134,7 +134,7 @@ impl Pair {
         node
     }
 
-    /// Starts the second's node so that it gives up after `patience_s` what gets nowhere.
+    /// Starts the second's node so that it gives up after `patience_s` on what makes no progress.
     ///
     /// # Panics
     /// If it does not start.
@@ -163,7 +163,7 @@ impl Pair {
         self.room.path().join(name)
     }
 
-    /// Sends `source` to `destination` below the shared directory, as JSON.
+    /// Sends `source` to `destination` below the shared directory, with output as JSON.
     pub fn send(&self, source: &Path, destination: &str, options: &[&str]) -> Ran {
         let destination = format!("second:{}", self.shared.join(destination).display());
         let mut arguments: Vec<&OsStr> =
@@ -172,7 +172,7 @@ impl Pair {
         self.run(&self.here, arguments)
     }
 
-    /// Fetches `source` from below the shared directory, as JSON.
+    /// Fetches `source` from below the shared directory, with output as JSON.
     pub fn get(&self, source: &str, destination: &Path, options: &[&str]) -> Ran {
         let source = format!("second:{}", self.shared.join(source).display());
         let mut arguments: Vec<&OsStr> =
@@ -188,7 +188,7 @@ impl Default for Pair {
     }
 }
 
-/// The key of a state directory, made if there is none.
+/// The key of a state directory, created if there is none.
 ///
 /// # Panics
 /// If that fails.
@@ -200,7 +200,7 @@ pub fn key_of(state: &Path) -> String {
 /// Makes an identity, and shows it.
 const SHOW_KEY: [&str; 3] = ["identity", "--json", "init"];
 
-/// A node that runs.
+/// A running node.
 #[derive(Debug)]
 pub struct RunningNode {
     child: Child,
@@ -215,7 +215,7 @@ impl RunningNode {
     /// Starts a node and waits until it listens.
     ///
     /// # Panics
-    /// If it does not, with what it printed.
+    /// If it does not; the message has what it printed.
     pub fn start(state: &Path, command: &mut Command) -> Self {
         let log = state.join("node.log");
         let running = state.join("node.json");
@@ -248,7 +248,7 @@ impl RunningNode {
     /// Its data plane process, once it has one.
     ///
     /// # Panics
-    /// If it gets none.
+    /// If it never has one.
     #[must_use]
     pub fn data_plane(&self) -> u32 {
         wait_for("a data plane", || data_plane_of(self.child.id()))
@@ -265,13 +265,13 @@ impl RunningNode {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Kills it at once, without a chance to do anything.
+    /// Kills it outright, without a chance to do anything.
     pub fn kill(mut self) {
         kill(self.child.id());
         let _ = self.child.wait();
     }
 
-    /// Sends it a signal, and waits for its end.
+    /// Sends it a signal, and waits for it to exit.
     ///
     /// # Panics
     /// If it cannot be waited for.
@@ -283,13 +283,13 @@ impl RunningNode {
     /// Its metrics.
     ///
     /// # Panics
-    /// If they cannot be had.
+    /// If they cannot be read.
     #[must_use]
     pub fn metrics(&self) -> String {
         metrics_from(std::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).expect("metrics are served"))
     }
 
-    /// The value of a series of its metrics; 0 if it is not there.
+    /// The value of a series of its metrics; 0 if there is none.
     #[must_use]
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.metrics();
@@ -297,10 +297,10 @@ impl RunningNode {
     }
 }
 
-/// A node's metrics from the socket in its state directory, which namespaces do not separate.
+/// A node's metrics from the socket in its state directory, which works across namespaces.
 ///
 /// # Panics
-/// If they cannot be had.
+/// If they cannot be read.
 #[must_use]
 pub fn metrics_of(state: &Path) -> String {
     let socket = state.join("api.sock");
@@ -321,12 +321,12 @@ impl Drop for RunningNode {
     }
 }
 
-/// Kills a process at once.
+/// Kills a process outright.
 pub fn kill(process: u32) {
     signal_process(process, Signal::KILL);
 }
 
-/// Sends a signal to a process, if it is there.
+/// Sends a signal to a process, if it exists.
 pub fn signal_process(process: u32, signal: Signal) {
     let _ = kill_process(pid(process), signal);
 }
@@ -350,7 +350,7 @@ pub fn children_of(process: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The memory that a process has, in KiB; nothing if it is gone.
+/// The resident memory of a process, in KiB; 0 if it is gone.
 #[must_use]
 pub fn resident_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -358,10 +358,10 @@ pub fn resident_kib(process: u32) -> u64 {
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
 }
 
-/// Waits until something is there.
+/// Waits until `look` finds something.
 ///
 /// # Panics
-/// If it does not come.
+/// If it never does.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -407,5 +407,5 @@ fn unchunk(mut body: &str) -> String {
 }
 
 fn pid(process: u32) -> Pid {
-    Pid::from_raw(process as i32).expect("a process's id is above zero")
+    Pid::from_raw(process as i32).expect("a process ID is above zero")
 }

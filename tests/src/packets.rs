@@ -1,4 +1,5 @@
-//! IP packets read and forged byte by byte: addresses, ports, ICMP errors that quote other packets.
+//! IP packets read and forged byte by byte: addresses, ports, and ICMP errors that quote other
+//! packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,16 +7,16 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-/// Bytes of a packet that an ICMP error quotes at most: what fits into 576 and 1,280 bytes (RFC
+/// The most bytes of a packet that an ICMP error quotes: what fits into 576 and 1,280 bytes (RFC
 /// 1812 4.3.2.3, RFC 4443 2.4).
 const QUOTED_BYTES: [usize; 2] = [548, 1_232];
 
 /// Where the parts of an IP packet are. Packets have no options and no extension headers here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// From whom.
+    /// Its source.
     pub from: SocketAddr,
-    /// To whom.
+    /// Its destination.
     pub to: SocketAddr,
     /// The protocol above IP.
     pub protocol: u8,
@@ -64,15 +65,15 @@ impl Packet {
 /// An ICMP error that a router or host might send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
-    /// "Fragmentation needed and DF set" or "packet too big", with the MTU that is claimed.
+    /// "Fragmentation needed and DF set" or "packet too big", with the claimed MTU.
     TooBig(u32),
     /// Another error, by its type and code.
     Other(u8, u8),
 }
 
 impl IcmpError {
-    /// What the table of attacks has for a family: every MTU and every error that may say something
-    /// about a path.
+    /// The table of attacks for a family: every MTU, and every error that may say something about a
+    /// path.
     #[must_use]
     pub fn table(is_v6: bool) -> Vec<Self> {
         let mtus: &[u32] =
@@ -91,7 +92,7 @@ impl IcmpError {
     /// The error about `quoted`, a whole packet, as `from` would send it to the packet's sender.
     ///
     /// # Panics
-    /// If `quoted` is no packet of the family of `from`.
+    /// If `quoted` is not a packet of the family of `from`.
     #[must_use]
     pub fn about(self, quoted: &[u8], from: IpAddr) -> Vec<u8> {
         let to = Packet::parse(quoted).expect("a packet is quoted").from.ip();
@@ -110,9 +111,9 @@ impl IcmpError {
     }
 }
 
-/// A UDP datagram, or an answer to an ICMP echo where the port is 0: what somebody who has seen
-/// nothing can think of. Kernels answer echoes without a socket, so they believe errors about such
-/// answers always.
+/// A UDP datagram, or an ICMP echo reply where the port is 0: what somebody who has seen nothing
+/// can make up. Kernels answer echo requests without a socket, so they always believe errors about
+/// such replies.
 #[must_use]
 pub fn imagined(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     let mut message = vec![0; 1_000];
@@ -131,11 +132,11 @@ pub fn imagined(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     packet
 }
 
-/// The packet with another source address and port: a copy that somebody else sends, or what a
-/// translator makes of it.
+/// The packet with another source address and port: a copy sent by somebody else, or what a NAT
+/// makes of it.
 ///
 /// # Panics
-/// If it is no packet of that family with ports.
+/// If it is not a packet of that family with ports.
 #[must_use]
 pub fn from_elsewhere(packet: &[u8], from: SocketAddr) -> Vec<u8> {
     translated(packet, from, Packet::parse(packet).expect("a packet").to)
@@ -144,7 +145,7 @@ pub fn from_elsewhere(packet: &[u8], from: SocketAddr) -> Vec<u8> {
 /// The packet with other addresses and ports.
 ///
 /// # Panics
-/// If it is no packet of that family with ports.
+/// If it is not a packet of that family with ports.
 #[must_use]
 pub fn translated(packet: &[u8], from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     let Packet { transport, .. } = Packet::parse(packet).expect("a packet");
@@ -199,7 +200,7 @@ fn write_v6_addresses(packet: &mut [u8], from: Ipv6Addr, to: Ipv6Addr) {
     packet[24..40].copy_from_slice(&to.octets());
 }
 
-/// Writes the checksum of what is above IP.
+/// Writes the checksum of the protocol above IP.
 fn write_transport_checksum(packet: &mut [u8]) {
     let Some(Packet { protocol, transport, .. }) = Packet::parse(packet) else { return };
     let at = transport

@@ -41,7 +41,7 @@ pub fn culvert() -> &'static Path {
     })
 }
 
-/// What a run of the program came to.
+/// The outcome of a run of the program.
 #[derive(Debug)]
 pub struct Ran {
     /// Its exit code.
@@ -66,23 +66,23 @@ impl Ran {
     /// Its standard output as JSON.
     ///
     /// # Panics
-    /// If it is none.
+    /// If it is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in the output of {self:?}"))
     }
 
-    /// Makes sure of the exit code.
+    /// Checks the exit code.
     ///
     /// # Panics
-    /// With everything that was printed, if it is another.
+    /// If it is another one; the message has everything that was printed.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
         self
     }
 
-    /// Makes sure that standard error says something.
+    /// Checks that standard error contains a text.
     ///
     /// # Panics
     /// If it does not.
@@ -101,13 +101,13 @@ pub fn run<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>
     command(state, arguments).output().expect("the program starts").into()
 }
 
-/// The program with a state directory and arguments, not started yet. Variables of the environment
-/// do not reach it.
+/// The program with a state directory and arguments, not started yet. `CULVERT_` variables of the
+/// environment do not reach it.
 pub fn command<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     command_of(culvert(), state, arguments)
 }
 
-/// As [`command`], of another build.
+/// As [`command`], with another build.
 pub fn command_of<S: AsRef<OsStr>>(program: &Path, state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CULVERT_")) {
@@ -124,21 +124,21 @@ pub fn is_installed(name: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|directory| directory.join(name).is_file())
 }
 
-/// Whether this process is root's.
+/// Whether this process runs as root.
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether programs that this one starts heed a signal: below `nohup` a closed terminal ends none,
-/// and what a script starts with `&` does not end by SIGINT or SIGQUIT.
+/// Whether programs that this one starts react to a signal: under `nohup` a closed terminal ends
+/// none, and what a script starts with `&` is not ended by SIGINT or SIGQUIT.
 ///
 /// # Panics
-/// If the kernel does not tell.
+/// If the kernel does not report it.
 #[must_use]
 pub fn is_heeded(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").expect("a process may read its own status");
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it has the signals");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it lists ignored signals");
     let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
     let is_heeded = ignored & (1 << (signal.as_raw() - 1)) == 0;
     if !is_heeded {

@@ -1,11 +1,11 @@
-//! Random tests print their seed and repeat it: `CULVERT_SEED=n` runs one case alone.
+//! Random tests print their seed and can repeat it: `CULVERT_SEED=n` runs a single case.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
+    /// Starts from a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -37,7 +37,7 @@ impl Random {
 }
 
 /// The seeds of a test: `count` of them from the clock, or the one that `CULVERT_SEED` names. Print
-/// each before it is used.
+/// each before using it.
 ///
 /// # Panics
 /// If `CULVERT_SEED` is not a number.

@@ -1,4 +1,4 @@
-//! Two hosts with a router between them, in network namespaces that the test makes and removes.
+//! Two hosts with a router between them, in network namespaces that the test creates and removes.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,10 +21,10 @@ fn ip(arguments: &[&str]) {
 }
 
 impl Routed {
-    /// Makes the namespaces, or says why the test is skipped.
+    /// Makes the namespaces, or prints why the test is skipped.
     ///
     /// # Panics
-    /// If they cannot be made although they should.
+    /// If they cannot be made although it should be possible.
     #[must_use]
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -64,7 +64,7 @@ impl Routed {
         Some(this)
     }
 
-    /// Puts a command into a namespace: that of the near host (0), the router (1) or the far host
+    /// Makes a command run in a namespace: the near host's (0), the router's (1) or the far host's
     /// (2).
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
@@ -76,7 +76,7 @@ impl Routed {
     /// Runs a program in a namespace.
     ///
     /// # Panics
-    /// If it does not succeed.
+    /// If it fails.
     pub fn tool(&self, side: usize, program: &str, arguments: &[&str]) {
         let status = self.inside(side, Command::new(program).args(arguments)).status().expect("the program runs");
         assert!(status.success(), "{program} {arguments:?}");

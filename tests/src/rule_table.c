@@ -1,4 +1,5 @@
-/* A NIC with receive rules, played in front of ethtool's ioctl: the table lies in the file that RULE_TABLE names, for all processes that have it.
+/* A simulated NIC with receive rules, in front of ethtool's ioctl: the table is in the file that RULE_TABLE names,
+   shared by all processes that have it.
    It is compiled with the kernel's header, whose layouts it follows; everything else goes to the kernel. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,5 +1,5 @@
-//! A NIC with receive rules where there is none: `rule_table.c`, compiled and put in front of a
-//! program's calls.
+//! A NIC with receive rules on a host that has none: `rule_table.c`, compiled and preloaded to
+//! intercept a program's calls.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 use culvert_dataplane::datapath::af_xdp::rules::spec::Spec;
 use culvert_dataplane::kernel_calls::SPEC_BYTES;
 
-/// Rules that fit, as in `rule_table.c`.
+/// How many rules fit, as in `rule_table.c`.
 const SIZE: usize = 16;
 
 /// A table of rules in a file.
@@ -20,8 +20,8 @@ pub struct PlayedTable {
 }
 
 impl PlayedTable {
-    /// Compiles the library into a directory; `None`, and a reason on standard error, where that
-    /// cannot be.
+    /// Compiles the library into a directory; `None`, with a reason on standard error, if that is
+    /// not possible.
     ///
     /// # Panics
     /// If it does not compile although there are a compiler and the kernel's headers.
@@ -70,7 +70,7 @@ impl PlayedTable {
         let at = rule.location() as usize;
         bytes[at * SPEC_BYTES..(at + 1) * SPEC_BYTES].copy_from_slice(&rule.0);
         bytes[SIZE * SPEC_BYTES + at] = 1;
-        // Into the same file, which others have mapped.
+        // Into the same file, because others have mapped it.
         let mut file = fs::OpenOptions::new().write(true).open(&self.file).expect("a table");
         std::io::Write::write_all(&mut file, &bytes).expect("a table can be written");
     }

@@ -1,13 +1,13 @@
-//! The schemas of `docs/schemas`, and whether a document is one of theirs.
+//! The schemas of `docs/schemas`, and whether a document conforms to one.
 //!
-//! They use a small part of JSON Schema 2020-12; a keyword beyond it is an error here, so that none
-//! is passed over in silence.
+//! They use a small part of JSON Schema 2020-12; any other keyword is an error here, so that none
+//! is silently ignored.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Reads a schema by its file's name.
+/// Reads a schema by its file name.
 ///
 /// # Panics
 /// If there is none.
@@ -18,14 +18,14 @@ pub fn schema(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Makes sure that a document is one that a schema (`status`, without `.json`) describes.
+/// Checks that a document conforms to a schema (`status`, without `.json`).
 ///
 /// # Panics
-/// With the first place that is not.
+/// If it does not; the message has the first mismatch.
 #[track_caller]
 pub fn assert_valid(document: &Value, name: &str) {
     if let Err(why) = validate(document, &schema(&format!("{name}.json")), "") {
-        panic!("it is no {name}: {why}\n{document:#}");
+        panic!("it is not a {name}: {why}\n{document:#}");
     }
 }
 

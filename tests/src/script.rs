@@ -1,6 +1,6 @@
 //! Bytes as a script: whoever wrote them decides what is done, step by step.
 
-/// Takes numbers off the script; zeros when it is at its end.
+/// Takes numbers from the script; zeros once it is at its end.
 #[derive(Debug)]
 pub struct Script<'a>(pub &'a [u8]);
 
@@ -24,7 +24,7 @@ impl<'a> Script<'a> {
         u64::from_le_bytes(bytes)
     }
 
-    /// So many bytes, or those that are left.
+    /// This many bytes, or those that are left.
     pub fn take(&mut self, bytes: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(bytes.min(self.0.len()));
         self.0 = rest;

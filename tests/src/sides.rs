@@ -1,4 +1,4 @@
-//! Two sides of a lab with a node on the second and lanes on AF_XDP on both.
+//! Two sides of a lab, with a node on the second and lanes on AF_XDP on both.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,13 +12,13 @@ use crate::program::{Ran, command, run};
 use crate::random::Random;
 use crate::tree::make_flat;
 
-/// Frames of a lane's packet memory for packets that arrive
+/// Frames of a lane's packet memory for arriving packets
 /// (`dataplane/src/datapath/af_xdp/ladder.rs`).
 const RECEIVE_FRAMES: u64 = 4_096;
-/// Frames for packets that leave.
+/// Frames for departing packets.
 const TRANSMIT_FRAMES: u64 = 512;
-/// Frames that the kernel keeps back in copy mode, out of the rings: those of a packet for which RX
-/// had no room.
+/// Frames that the kernel holds back in copy mode, outside the rings: those of a packet for which
+/// RX had no room.
 const KEPT_BACK_MAX: u64 = 8;
 
 /// A node on the lab's second side whose lane is on AF_XDP, and what a sender on the first needs.
@@ -35,8 +35,8 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Sides of a new lab that meet at `address`; `None`, and a reason on standard error, where
-    /// there can be none.
+    /// Sides of a new lab that meet at `address`; `None`, with a reason on standard error, if there
+    /// can be none.
     #[must_use]
     pub fn start(mtu: u32, address: &str) -> Option<Self> {
         Some(Self::over(Lab::new(mtu)?, address, &["--cores", "0"]))
@@ -51,7 +51,7 @@ impl Sides {
         Self::with_environment(lab, address, options, &[])
     }
 
-    /// As [`Sides::over`], with more in the node's environment.
+    /// As [`Sides::over`], with additions to the node's environment.
     ///
     /// # Panics
     /// If the node does not start.
@@ -85,7 +85,7 @@ impl Sides {
         self.sending(source, options).output().unwrap().into()
     }
 
-    /// Begins to send from the first side.
+    /// Starts sending from the first side.
     ///
     /// # Panics
     /// If the program does not start.
@@ -112,7 +112,7 @@ impl Sides {
         source
     }
 
-    /// What `ip` says of a side's interface.
+    /// What `ip` reports about a side's interface.
     ///
     /// # Panics
     /// If it does not run.
@@ -121,43 +121,43 @@ impl Sides {
         link_of(&self.lab, side)
     }
 
-    /// What the second node says of its data plane.
+    /// What the second node reports about its data plane.
     ///
     /// # Panics
-    /// If it says nothing.
+    /// If it reports nothing.
     #[must_use]
     pub fn status(&self) -> serde_json::Value {
         self.lab.inside(1, &command(&self.pair.there, ["status", "--json"])).output().map(Ran::from).unwrap().json()
     }
 
-    /// Waits until the second node has received so many bytes: a transfer is on its way.
+    /// Waits until the second node has received this many bytes: a transfer is under way.
     ///
     /// # Panics
     /// If it takes far too long.
     pub fn wait_until_received(&self, bytes: u64) {
         let received = || self.status()["dataplane"]["lanes"][0]["received_bytes"].as_u64();
-        wait_for("the transfer to be on its way", || received().filter(|&received| received > bytes));
+        wait_for("the transfer to be under way", || received().filter(|&received| received > bytes));
     }
 
     /// The second node's metrics.
     ///
     /// # Panics
-    /// If they cannot be had.
+    /// If they cannot be read.
     #[must_use]
     pub fn metrics(&self) -> String {
         metrics_of(&self.pair.there)
     }
 
-    /// As [`Sides::account_for_frames_in`] in copy mode, which is what veth has.
+    /// As [`Sides::account_for_frames_in`] in copy mode, which is the mode of veth.
     pub fn account_for_frames(&self) {
         self.account_for_frames_in("copy");
     }
 
-    /// Makes sure that every frame of the node's lanes is where it should be, once all that was
-    /// sent has left.
+    /// Checks that every frame of the node's lanes is where it should be, once everything sent has
+    /// left.
     ///
     /// # Panics
-    /// With the account, if one is missing.
+    /// If one is missing; the message has the account.
     pub fn account_for_frames_in(&self, mode: &str) {
         let began = Instant::now();
         loop {
@@ -172,7 +172,7 @@ impl Sides {
     }
 }
 
-/// What `ip` says of the interface of a lab's side.
+/// What `ip` reports about the interface of a lab's side.
 ///
 /// # Panics
 /// If it does not run.
@@ -187,7 +187,7 @@ fn datapath_unless_in(options: &[&str]) -> &'static [&'static str] {
     if options.contains(&"--datapath") { &[] } else { &["--datapath", "af_xdp"] }
 }
 
-/// Whether all frames of a lane are in the pool, or for packets to come at the kernel.
+/// Whether all frames of a lane are in the pool, or with the kernel for arriving packets.
 fn is_complete(frames: &serde_json::Value, mode: &str) -> bool {
     let of = |name: &str| frames[name].as_u64().unwrap_or_else(|| panic!("{name} is not in {frames}"));
     let receive = of("receive_held") == 0 && of("receive_free") + of("receive_lent") == RECEIVE_FRAMES;

@@ -1,10 +1,10 @@
-//! The sources of the product, for tests that read them: every crate's but the workshop's (tests,
-//! benchmarks, simulator, xtask) and the other workspaces'.
+//! The product's sources, for tests that read them: those of every crate except the workshop's
+//! (tests, benchmarks, simulator, xtask) and the other workspaces'.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of the repository that hold none of the product's code, or that of another workspace.
+/// Folders of the repository that hold no product code, or code of another workspace.
 const WORKSHOP: [&str; 8] = ["benches", "docs", "ebpf", "fuzz", "packaging", "simulator", "tests", "xtask"];
 
 /// The repository's root.
@@ -19,21 +19,21 @@ pub fn root() -> PathBuf {
 /// A source file.
 #[derive(Debug)]
 pub struct Source {
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     pub path: PathBuf,
-    /// All that is in it.
+    /// Its whole text.
     pub text: String,
 }
 
 impl Source {
-    /// The part before the tests that stand in the same file.
+    /// The part before the tests in the same file.
     #[must_use]
     pub fn code(&self) -> &str {
         self.text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default()
     }
 }
 
-/// Every Rust file below a folder of the repository, in the order of paths.
+/// Every Rust file below a folder of the repository, in path order.
 ///
 /// # Panics
 /// If one cannot be read.

@@ -1,5 +1,4 @@
-//! Something that stands in for ssh: the far end runs on this host, with a state directory of its
-//! own.
+//! A stand-in for ssh: the far end runs on this host, with its own state directory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,15 +8,15 @@ use std::process::Command;
 use crate::node::children_of;
 use crate::program::{command, culvert};
 
-/// A far end that is reached as `u@far`.
+/// A far end that is reachable as `u@far`.
 #[derive(Debug)]
 pub struct FarEnd {
     script: PathBuf,
 }
 
 impl FarEnd {
-    /// A far end whose state lies in `room`, and whose program is started by `wrapper`, if there is
-    /// one: words for a shell.
+    /// A far end whose state is in `room`, and whose program is started through `wrapper`, if there
+    /// is one: words for a shell.
     ///
     /// # Panics
     /// If the script cannot be written.
@@ -40,8 +39,8 @@ impl FarEnd {
         Self { script }
     }
 
-    /// `send` or `get` with these options, by way of the far end; sources and destination are the
-    /// caller's to add.
+    /// `send` or `get` with these options, by way of the far end; the caller adds sources and
+    /// destination.
     #[must_use]
     pub fn command(&self, state: &Path, verb: &str, options: &[&str]) -> Command {
         self.command_that_starts(culvert(), state, verb, options)
@@ -62,7 +61,7 @@ impl FarEnd {
     }
 }
 
-/// The processes at the far end that a process has started, directly or not.
+/// The far-end processes that a process has started, directly or not.
 #[must_use]
 pub fn far_ends_of(process: u32) -> Vec<u32> {
     let mut found = children_of(process);

@@ -1,10 +1,10 @@
-//! A disk for a state directory that counts what is changed on it, and on request is slow, is full,
-//! or kills whoever writes.
+//! A disk for a state directory that counts the changes made on it and, on request, is slow, is
+//! full, or kills the process that writes.
 //!
-//! It is a FUSE file system in the memory of this process. So the program under test runs as it is,
-//! and every single change of its records, receipts and journals can be made the last one before a
-//! death, or the first that finds no room. The kernel tells which thread asks, so it can be shown
-//! that a thread never does.
+//! It is a FUSE file system in the memory of this process. So the program under test runs
+//! unmodified, and every single change to its records, receipts and journals can be made the last
+//! one before a crash, or the first that finds no room. The kernel reports which thread makes a
+//! request, so it can be shown that a thread never makes one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -40,15 +40,15 @@ const RENAME_2: u32 = 45;
 /// `FATTR_SIZE`.
 const SETS_SIZE: u32 = 8;
 
-/// What a partial file's name begins with.
+/// The prefix of a partial file's name.
 const PARTIAL_PREFIX: &str = "/.culvert-partial-";
 
 /// What happens at a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The process dies before it is made.
+    /// The process dies before the change is made.
     KillBefore(u32),
-    /// The process dies when it is made.
+    /// The process dies when the change is made.
     KillAfter(u32),
     /// The disk is full from then on.
     Fill,
@@ -67,18 +67,19 @@ struct Plan {
     asked: BTreeSet<String>,
 }
 
-/// A mounted disk. Dropped, it is unmounted; whoever has files open on it must have ended.
+/// A mounted disk, unmounted when it is dropped; whoever has files open on it must have ended by
+/// then.
 #[derive(Debug)]
 pub struct StateDisk {
-    /// Where it is.
+    /// Where it is mounted.
     pub mounted: PathBuf,
     plan: Arc<Mutex<Plan>>,
     server: Option<JoinHandle<()>>,
-    /// Of its own, because a directory that is mounted upon cannot be removed.
+    /// Its own, because a directory that something is mounted on cannot be removed.
     _room: tempfile::TempDir,
 }
 
-/// Why there is none here.
+/// Why such a disk is not possible here, if it is not.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     folding_disk::missing()
@@ -108,20 +109,20 @@ impl StateDisk {
         Self { mounted, plan, server: Some(server), _room: room }
     }
 
-    /// Lets `fault` happen at the change with this number, counted from now, the first being 0.
+    /// Makes `fault` happen at the change with this number, counted from now and starting at 0.
     pub fn set_fault(&self, at: u64, fault: Fault) {
         let mut plan = lock(&self.plan);
         (plan.changes, plan.fault) = (0, Some((at, fault)));
     }
 
-    /// Changes since the fault was set; and whether it has happened.
+    /// Changes since the fault was set, and whether it has happened.
     #[must_use]
     pub fn changes(&self) -> (u64, bool) {
         let plan = lock(&self.plan);
         (plan.changes, plan.fault.is_none())
     }
 
-    /// Takes the fault back, and gives a full disk room again.
+    /// Cancels the fault, and gives a full disk room again.
     pub fn make_room(&self) {
         let mut plan = lock(&self.plan);
         (plan.fault, plan.is_full) = (None, false);
@@ -137,20 +138,20 @@ impl StateDisk {
         lock(&self.plan).removal_takes = time;
     }
 
-    /// Files whose removal was asked for.
+    /// How many removals of files were requested.
     #[must_use]
     pub fn removals(&self) -> u64 {
         lock(&self.plan).removals
     }
 
-    /// The partial files on it whose removal was not asked for yet. Unlike a listing this does not
-    /// wait for a removal that takes its time.
+    /// The partial files on it whose removal has not been requested yet. Unlike a listing, this
+    /// does not wait for a slow removal.
     #[must_use]
     pub fn partial_files(&self) -> BTreeSet<String> {
         lock(&self.plan).partial_files.clone()
     }
 
-    /// Notes from now on what a thread asks this disk for.
+    /// From now on, notes what a thread asks of this disk.
     pub fn watch(&self, thread: u32) {
         let mut plan = lock(&self.plan);
         plan.watched = Some(thread);
@@ -181,7 +182,7 @@ impl Drop for StateDisk {
 
 struct Serving {
     tree: Tree,
-    /// Where nodes were made, or renamed to.
+    /// Where nodes were created, or renamed to.
     paths: HashMap<u64, String>,
     plan: Arc<Mutex<Plan>>,
 }
@@ -191,7 +192,7 @@ impl Serving {
         let path = self.path_of(request);
         let plan = self.plan.clone();
         let mut plan = lock(&plan);
-        // What a node prints goes into its log, whoever prints it.
+        // What a node prints goes into its log, whichever thread prints it.
         if plan.watched == Some(request.thread) && !path.ends_with("node.log") {
             plan.asked.insert(format!("{} of {path}", name_of(request.operation)));
         }
@@ -236,10 +237,10 @@ impl Serving {
         (answer, time)
     }
 
-    /// What a request is about.
+    /// The path that a request is about.
     fn path_of(&self, Request { operation, node, body, .. }: Request<'_>) -> String {
         let of_node = self.paths.get(&node).cloned().unwrap_or_default();
-        // Where the name lies in the body.
+        // Where the name is in the body.
         let at = match operation {
             UNLINK => 0,
             MAKE_DIRECTORY | RENAME | LINK => 8,
@@ -262,7 +263,7 @@ impl Serving {
                 let to = self.paths.get(&request.body.long(0)).cloned().unwrap_or_default();
                 let new = request.body.strings(at).nth(1).unwrap_or_default();
                 let new = format!("{to}/{}", String::from_utf8_lossy(new));
-                // The newest, if there were others of the name.
+                // The newest, if there were others with that name.
                 if let Some((_, named)) = self.paths.iter_mut().filter(|(_, named)| **named == path).max() {
                     *named = new;
                 }
@@ -280,7 +281,8 @@ fn is_change(request: Request<'_>) -> bool {
     }
 }
 
-/// What a full disk refuses. A flush, because many file systems look for room only then.
+/// What a full disk refuses. This includes a flush, because many file systems look for room only
+/// then.
 const fn needs_room(operation: u32) -> bool {
     matches!(
         operation,

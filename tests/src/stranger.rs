@@ -19,8 +19,8 @@ use culvert_state::StateDirectory;
 
 use crate::node::PATIENCE;
 
-/// Connects to a port of this host from another of its addresses, 127.0.0.`last`, as a host that
-/// nobody knows.
+/// Connects to a port of this host from another of its addresses, 127.0.0.`last`, as an unknown
+/// host.
 ///
 /// # Errors
 /// The operating system's.
@@ -32,7 +32,7 @@ pub fn connect_from(last: u8, port: u16) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// A connection on which anything can be said.
+/// A connection on which anything can be sent.
 #[derive(Debug)]
 pub struct Stranger {
     stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
@@ -59,7 +59,7 @@ impl Stranger {
         connect_from(last, port).map(|tcp| Self::over(tcp, &Identity::generate()))
     }
 
-    /// A connection that shows a key.
+    /// A connection that presents a key.
     ///
     /// # Panics
     /// If its timeout cannot be set.
@@ -72,7 +72,7 @@ impl Stranger {
         Self { stream: rustls::StreamOwned::new(client, tcp), frames: FrameReader::default() }
     }
 
-    /// As [`Stranger::connect`], introduced as an honest node does it.
+    /// As [`Stranger::connect`], with the introduction of an honest node.
     ///
     /// # Panics
     /// If the node does not introduce itself.
@@ -81,7 +81,7 @@ impl Stranger {
         Self::introduced_as(state, port, PROTOCOL_VERSION)
     }
 
-    /// As [`Stranger::introduced`], as a program that speaks another version.
+    /// As [`Stranger::introduced`], but as a program that speaks another version.
     ///
     /// # Panics
     /// If the node does not introduce itself.
@@ -94,7 +94,7 @@ impl Stranger {
         stranger
     }
 
-    /// Sends the first flight of the handshake, and no more.
+    /// Sends the first flight of the handshake, and nothing more.
     ///
     /// # Errors
     /// The operating system's.
@@ -105,7 +105,8 @@ impl Stranger {
         Ok(())
     }
 
-    /// Introduces itself; what the node says then, or none if it closes the connection before.
+    /// Introduces itself; returns the node's next message, or none if it closes the connection
+    /// first.
     pub fn introduce(&mut self) -> Option<Message> {
         let mut frame = Vec::new();
         hello(PROTOCOL_VERSION).write_frame(&mut frame);
@@ -113,7 +114,7 @@ impl Stranger {
         self.hear_in_time().ok()?
     }
 
-    /// What flow keys are made of.
+    /// What flow keys are derived from.
     ///
     /// # Panics
     /// If the handshake is not complete.
@@ -144,7 +145,7 @@ impl Stranger {
     /// The next message; none when the node has closed the connection.
     ///
     /// # Panics
-    /// If the node says nothing for 20 s, or no message.
+    /// If the node says nothing for 20 s, or sends something that is not a message.
     pub fn hear(&mut self) -> Option<Message> {
         match self.hear_in_time() {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the node says nothing"),
@@ -152,10 +153,10 @@ impl Stranger {
         }
     }
 
-    /// As [`Stranger::hear`], without waiting for long: none also if there is no message just now.
+    /// As [`Stranger::hear`], without waiting long: also none if there is no message right now.
     ///
     /// # Panics
-    /// If the node says no message.
+    /// If the node sends something that is not a message.
     pub fn hear_if_there_is(&mut self) -> Option<Message> {
         let patience = self.stream.sock.read_timeout().expect("a timeout can be read");
         self.stream.sock.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout can be set");
@@ -177,8 +178,8 @@ impl Stranger {
         }
     }
 
-    /// Reads without writing first what could not be written before: the node's last words are
-    /// there also if it does not listen any more.
+    /// Reads without first writing what could not be written before: the node's last words can be
+    /// read even if it no longer listens.
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         let rustls::StreamOwned { conn, sock } = &mut self.stream;
         if conn.is_handshaking() {
@@ -196,10 +197,10 @@ impl Stranger {
         }
     }
 
-    /// Listens until the node refuses to go on.
+    /// Listens until the node refuses to continue.
     ///
     /// # Panics
-    /// If the connection ends without that.
+    /// If the connection ends without a refusal.
     pub fn hear_refusal(&mut self) -> Refusal {
         let began = std::time::Instant::now();
         while began.elapsed() < PATIENCE {
@@ -243,7 +244,7 @@ pub fn request(wish: RequestedAction) -> Message {
         rate_bits_per_second: None,
         dry_run: false,
     };
-    // One that has been refused may be under way for a moment longer: its files are put away.
+    // A refused one may stay under way for a moment longer, while its files are put away.
     static REQUESTS: AtomicU32 = AtomicU32::new(0);
     let number = u128::from(REQUESTS.fetch_add(1, Ordering::Relaxed));
     let process = rustix::process::getpid().as_raw_nonzero().get() as u128;
@@ -251,7 +252,7 @@ pub fn request(wish: RequestedAction) -> Message {
     Message::Request(Request { transfer, wish, options, lane_ports: vec![9], datagram_bytes_max: 1_472 })
 }
 
-/// A push of a manifest, up to its end.
+/// A push, with a manifest up to its end.
 ///
 /// # Panics
 /// If the node does not accept the request.

@@ -1,4 +1,4 @@
-//! Trees of files: made nastily, compared thoroughly.
+//! Trees of files: nasty ones to transfer, and thorough comparisons.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::random::Random;
 
-/// What a tree has at a name.
+/// What a tree has under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A file with these bytes.
@@ -21,7 +21,8 @@ pub enum Item {
     Symlink(PathBuf),
 }
 
-/// Whether something has not got its final name yet: it is temporary, or in a directory that is.
+/// Whether something does not have its final name yet: it is temporary, or in a temporary
+/// directory.
 #[must_use]
 pub fn is_temporary(name: &Path) -> bool {
     name.iter().any(|component| component.as_bytes().starts_with(b".culvert-partial-"))
@@ -39,7 +40,7 @@ pub fn contents(root: &Path) -> BTreeMap<PathBuf, Item> {
         for entry in fs::read_dir(root.join(&directory)).expect("the directory can be read") {
             let entry = entry.expect("the directory can be read");
             let name = directory.join(entry.file_name());
-            let kind = entry.file_type().expect("the entry can be looked at");
+            let kind = entry.file_type().expect("the entry has a type");
             let item = if kind.is_dir() {
                 directories.push(name.clone());
                 Item::Directory
@@ -54,10 +55,10 @@ pub fn contents(root: &Path) -> BTreeMap<PathBuf, Item> {
     items
 }
 
-/// Makes sure that two trees are the same, byte for byte.
+/// Checks that two trees are the same, byte for byte.
 ///
 /// # Panics
-/// With the names that differ.
+/// If they are not; the message has the names that differ.
 #[track_caller]
 pub fn assert_same(expected: &Path, found: &Path) {
     let (expected, found) = (contents(expected), contents(found));
@@ -68,10 +69,10 @@ pub fn assert_same(expected: &Path, found: &Path) {
     }
 }
 
-/// Makes sure that modes and times are the same too. The top directories are not compared.
+/// Checks that modes and times are the same too. The top directories are not compared.
 ///
 /// # Panics
-/// With the name that differs.
+/// If they are not; the message has the name that differs.
 #[track_caller]
 pub fn assert_same_attributes(expected: &Path, found: &Path) {
     for (name, item) in contents(expected) {
@@ -79,14 +80,14 @@ pub fn assert_same_attributes(expected: &Path, found: &Path) {
             continue;
         }
         let of = |root: &Path| {
-            let metadata = fs::metadata(root.join(&name)).expect("the file can be looked at");
+            let metadata = fs::metadata(root.join(&name)).expect("the file has metadata");
             (metadata.mode() & 0o777, metadata.mtime(), metadata.mtime_nsec())
         };
         assert_eq!(of(expected), of(found), "{}", name.display());
     }
 }
 
-/// Names of files that Culvert makes for itself, below a directory: none may remain.
+/// Names of the files that Culvert makes for itself, below a directory: none may remain.
 ///
 /// # Panics
 /// If the directory cannot be read.
@@ -95,7 +96,7 @@ pub fn temporary_files(root: &Path) -> Vec<PathBuf> {
     contents(root).into_keys().filter(|name| is_temporary(name)).collect()
 }
 
-/// As [`temporary_files`], without reading what the files hold.
+/// As [`temporary_files`], without reading the contents of files.
 ///
 /// # Panics
 /// If the directory cannot be read.
@@ -115,9 +116,9 @@ pub fn temporary_files_of(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A tree with everything that a file system has and a careless program gets wrong: empty files and
-/// directories, deep and wide directories, names that are no UTF-8 or contain newlines, symlinks,
-/// sparse files, sizes around those of chunks and pieces.
+/// A tree with everything that a file system can hold and a careless program gets wrong: empty
+/// files and directories, deep and wide directories, names that are not UTF-8 or contain newlines,
+/// symlinks, sparse files, and sizes around those of chunks and pieces.
 ///
 /// # Panics
 /// If it cannot be made.
@@ -147,8 +148,8 @@ pub fn make_nasty(root: &Path, random: &mut Random) {
     symlink("../../of 1 bytes", root.join("deep/er/link up")).expect("symlinks can be made");
     symlink("nowhere", root.join("dangling")).expect("symlinks can be made");
     let mut sparse = File::create(root.join("sparse")).expect("files can be made");
-    sparse.set_len(40 << 20).expect("a file can be made longer");
-    sparse.seek(SeekFrom::Start(17 << 20)).expect("files can be sought in");
+    sparse.set_len(40 << 20).expect("a file can be extended");
+    sparse.seek(SeekFrom::Start(17 << 20)).expect("files can be seeked");
     sparse.write_all(b"an island").expect("files can be written");
     fs::set_permissions(root.join("of 4096 bytes"), fs::Permissions::from_mode(0o640)).expect("modes can be set");
     fs::set_permissions(root.join("deep/er"), fs::Permissions::from_mode(0o750)).expect("modes can be set");

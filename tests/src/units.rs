@@ -1,5 +1,5 @@
-//! The systemd units that are shipped, as tests read them: their lines, and the system calls that
-//! their filters let through.
+//! The shipped systemd units, as tests read them: their lines, and the system calls that their
+//! filters allow.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ pub struct Unit {
     lines: Vec<(String, String)>,
 }
 
-/// Where the shipped units lie.
+/// Where the shipped units are.
 #[must_use]
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd")
@@ -36,28 +36,28 @@ impl Unit {
         self.lines.iter().filter(|(name, _)| name == key).map(|(_, value)| &**value).collect()
     }
 
-    /// The value of a setting that is there once.
+    /// The value of a setting that occurs once.
     ///
     /// # Panics
-    /// If it is not.
+    /// If it does not.
     #[must_use]
     pub fn one(&self, key: &str) -> &str {
         let values = self.all(key);
-        assert_eq!(values.len(), 1, "{key} is there so often");
+        assert_eq!(values.len(), 1, "{key} does not occur once");
         values[0]
     }
 
-    /// The system calls that `SystemCallFilter=` lets through, by the sets that the installed
-    /// systemd knows (systemd.exec(5)). `@default` is always in an allow list.
+    /// The system calls that `SystemCallFilter=` allows, according to the sets of the installed
+    /// systemd (systemd.exec(5)). `@default` is always in an allow list.
     ///
     /// # Panics
-    /// If systemd-analyze does not run, or the first line is no allow list.
+    /// If systemd-analyze does not run, or the first line is not an allow list.
     #[must_use]
     pub fn allowed_system_calls(&self) -> BTreeSet<String> {
         let mut allowed = calls_of("@default");
         for (number, line) in self.all("SystemCallFilter").into_iter().enumerate() {
             let (is_denied, names) = line.strip_prefix('~').map_or((false, line), |names| (true, names));
-            assert!(number > 0 || !is_denied, "the filter is no allow list");
+            assert!(number > 0 || !is_denied, "the filter is not an allow list");
             for call in names.split_whitespace().flat_map(calls_of) {
                 if is_denied {
                     allowed.remove(&call);
@@ -70,7 +70,7 @@ impl Unit {
     }
 }
 
-/// The system calls of a set, or the one of that name.
+/// The system calls of a set, or the single one of that name.
 fn calls_of(name: &str) -> BTreeSet<String> {
     if !name.starts_with('@') {
         return BTreeSet::from([name.to_owned()]);

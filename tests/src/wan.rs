@@ -1,10 +1,11 @@
-//! The WAN emulator: a router between two network namespaces that delays, limits and harms packets.
+//! The WAN emulator: a router between two network namespaces that delays, limits and impairs
+//! packets.
 //!
 //! Kernels without `sch_netem` can neither delay nor lose packets, so this router does it in user
 //! space. Each namespace gets a TUN device whose other end is the router; one thread for each
-//! direction reads packets, puts them through an emulated link ([`link`]) and writes them to the
-//! other side when they are due. A TUN device without offloads makes the kernel cut super-packets
-//! into real ones, so every packet of the path is met singly, as a router would.
+//! direction reads packets, passes them through an emulated link ([`link`]) and writes them to the
+//! other side when they are due. A TUN device without offloads makes the kernel split super-packets
+//! into real ones, so every packet on the path is handled singly, as by a router.
 //!
 //! ```text
 //!  namespace a                router                namespace b
@@ -36,17 +37,17 @@ pub struct Wan {
     router: Option<Router>,
 }
 
-/// Why there is no emulator here.
+/// Why there can be no emulator here, if there cannot.
 #[must_use]
 pub fn missing() -> Option<&'static str> {
     lab::missing().or_else(|| (!std::path::Path::new("/dev/net/tun").exists()).then_some("there is no /dev/net/tun"))
 }
 
 impl Wan {
-    /// Makes the namespaces and starts the router, or says why the test is skipped.
+    /// Makes the namespaces and starts the router, or prints why the test is skipped.
     ///
     /// # Panics
-    /// If something cannot be made although it should.
+    /// If something cannot be made although it should be possible.
     #[must_use]
     pub fn new(config: &WanConfig) -> Option<Self> {
         if let Some(why) = missing() {
@@ -59,7 +60,7 @@ impl Wan {
     /// Makes the namespaces and starts the router.
     ///
     /// # Errors
-    /// The operating system's, or what `ip` says.
+    /// The operating system's, or what `ip` reports.
     pub fn make(config: &WanConfig) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +87,7 @@ impl Wan {
                 "wan",
             ])?;
             ip(&["-n", side, "-6", "addr", "add", &format!("fd97::{last}/64"), "dev", "wan", "nodad"])?;
-            // TCP's default of a few megabytes would be the limit of a long path, not its
+            // On a long path TCP's default of a few megabytes would be the limit, not its
             // congestion control.
             for (sysctl, value) in [("tcp_rmem", "4096 262144 268435456"), ("tcp_wmem", "4096 262144 268435456")] {
                 let path = format!("/proc/sys/net/ipv4/{sysctl}");
@@ -111,7 +112,7 @@ impl Wan {
         ["10.97.0.1", "10.97.0.2"][side]
     }
 
-    /// Puts a command into a side: 0 or 1.
+    /// Makes a command run in a side: 0 or 1.
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
         lab::inside_namespace(&self.sides[side], command)

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(document["task"]["detail"]["duration"], "PT25S");
         assert_eq!(document["run"]["start-time"], "2026-08-10T10:00:05+00:00");
         assert_eq!(document["run"]["end-time"], "2026-08-10T10:00:29+00:00");
-        // The same series each time: nothing of the test or tool changes.
+        // The same series each time: neither the test nor the tool changes.
         let (_, again) = measurement.document();
         assert_eq!((&document["test"], &document["tool"]), (&again["test"], &again["tool"]));
         assert_ne!(document["id"], again["id"]);

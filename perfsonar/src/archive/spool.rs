@@ -1,5 +1,5 @@
-//! The spool of documents that wait for the archive: files in a directory, delivered in the order
-//! of their names, bounded in number and bytes. When the spool is full the oldest are dropped.
+//! The spool of documents waiting for the archive: files in a directory, delivered in the order of
+//! their names, bounded in number and bytes. When the spool is full the oldest are dropped.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -69,7 +69,7 @@ impl Spool {
     /// Adds a document, and drops the oldest if there is no room.
     ///
     /// # Errors
-    /// The operating system's, or that the document alone exceeds the spool.
+    /// The operating system's, or if the document alone exceeds the spool.
     pub fn add(&self, at_unix_ms: u64, id: &str, document: &[u8]) -> io::Result<()> {
         if document.len() as u64 > self.bytes_max {
             return Err(io::Error::other(format!(

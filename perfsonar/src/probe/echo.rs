@@ -30,7 +30,7 @@ pub struct EchoPlan {
 /// what was measured until then.
 ///
 /// # Errors
-/// The operating system's; that the port is closed, if nothing was answered.
+/// The operating system's; that the port is closed, if there was no answer.
 pub fn run(
     socket: &ProbeSocket,
     authentication: &Authentication,
@@ -66,7 +66,7 @@ pub fn run(
         && !stop.is_stopped()
         && let Some(left) = last.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     {
-        // In pieces, to notice a stop.
+        // In short waits, to notice a stop.
         received += u64::from(receive(socket, &mut session, &mut buffer, left.min(Duration::from_millis(50)))?);
     }
     // A refusal counts only if nothing was answered: anybody can send an ICMP message, so one must

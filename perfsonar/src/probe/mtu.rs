@@ -78,7 +78,7 @@ impl MtuSearch {
         let size = self.choose()?;
         // Invariant I-path-mtu: The MTU search tries only sizes above the largest that passed and
         // below the smallest that failed.
-        assert!(self.good < size && size < self.bad, "{size} is decided: {self:?}");
+        assert!(self.good < size && size < self.bad, "{size} is already decided: {self:?}");
         Some(size)
     }
 
@@ -153,8 +153,8 @@ pub struct SizeResult {
     pub too_big: Option<u32>,
 }
 
-/// Sends probes of one size on a connected socket in MTU-probing mode. The far end answers short,
-/// or as its step says.
+/// Sends probes of one size on a connected socket in MTU-probing mode. The far end's answers are
+/// short, or as its step specifies.
 ///
 /// # Errors
 /// The operating system's.

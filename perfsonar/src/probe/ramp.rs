@@ -26,7 +26,7 @@ const TRAINS_MAX: u32 = 24;
 const CLOSE: f64 = 1.08;
 /// How often the found rate must pass again.
 const CONFIRMATIONS: u32 = 2;
-/// How often it may fail then before its first success counts as luck: now and then a train of
+/// How often it may fail in that before its first success counts as luck: now and then a train of
 /// 100 ms meets a busy host's scheduler.
 const CONTRADICTIONS_MAX: u32 = 1;
 /// The loss ratio that a train may have.
@@ -83,7 +83,7 @@ pub struct AvailableRate {
     pub trains: u32,
     /// Packets of all trains.
     pub packets: u64,
-    /// Packets lost of these.
+    /// How many of them were lost.
     pub lost: u64,
 }
 

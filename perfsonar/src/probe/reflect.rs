@@ -42,10 +42,10 @@ pub struct ReflectPlan {
     pub packets_per_second_max: u32,
     /// The most bits of answers in a second, headers included.
     pub bits_per_second_max: u64,
-    /// The socket's port if it is not connected: packets from the same port, or from a service's,
-    /// come from another reflector.
+    /// The socket's port if it is not connected: packets from the same port, or from a service's
+    /// port, come from another reflector.
     pub own_port: Option<u16>,
-    /// When reflecting ends at the latest.
+    /// The latest time at which reflecting ends.
     pub until: Instant,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// The partner's request in a packet; none if it is not to be answered.
+    /// The partner's request in a packet; none if it must not be answered.
     fn read(&mut self, packet: &[u8], from: SocketAddr) -> Option<Request> {
         //= P-2
         //# Packets that fail authentication are ignored.
@@ -103,7 +103,7 @@ impl<'a> Gate<'a> {
         Some(request)
     }
 
-    /// Whether an answer of so many bytes may leave.
+    /// Whether an answer of this many bytes may leave.
     fn admits(&mut self, from: SocketAddr, bytes: usize, at_ns: i64) -> bool {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let may = self.packets.take(from.ip(), at_ns) && self.bytes.take(bytes, at_ns);

@@ -91,7 +91,7 @@ pub fn udp(
                     return Ok(ProbeAnswer::Error { error, rtt_us: after_ns as f64 / 1e3, is_proved });
                 }
             }
-            // In pieces: an error does not always wake the receiver.
+            // In short waits: an error does not always wake the receiver.
             socket.set_timeout(Some(left.min(Duration::from_millis(5))))?;
             match socket.receive(&mut buffer) {
                 Ok(received) => {
@@ -199,7 +199,7 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
                 }
                 ProbeAnswer::Error { error, rtt_us, is_proved } => {
                     (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
-                    // 11.0, or 3.0 in ICMPv6, say that the TTL expired, as intended.
+                    // Types 11, and 3 in ICMPv6, report that the TTL expired, as intended.
                     let used_up =
                         matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
                     hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
@@ -312,7 +312,7 @@ mod tests {
                 let told = errno == libc::EMSGSIZE && mtu >= least;
                 assert!(route.hops.iter().all(|hop| hop.mtu == told.then_some(mtu)), "{error:?}: {route:?}");
                 if !is_proved {
-                    // It ended the trace, and could name anything as the last hop.
+                    // Such an error used to end the trace, and could name anything as the last hop.
                     assert!(!route.reached && route.hops.len() == usize::from(HOPS_MAX), "{error:?}: {route:?}");
                     assert!(route.hops.iter().all(|hop| hop.icmp.is_none()), "{error:?}: {route:?}");
                 }

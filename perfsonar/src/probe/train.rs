@@ -42,7 +42,7 @@ const BURST: Duration = Duration::from_micros(500);
 /// The most bytes passed to the kernel in one call (a UDP GSO super-buffer).
 const BURST_BYTES_MAX: u32 = 60_000;
 const BURST_SEGMENTS_MAX: u32 = 60;
-/// How long packets that wait in the socket are still received when the time is up.
+/// How long packets waiting in the socket are still received when the time is up.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Sends a train on a connected socket.
@@ -184,7 +184,7 @@ const fn nanoseconds(count: f64) -> Duration {
     Duration::from_nanos(count as u64)
 }
 
-/// Sleeps, and spins for the last microseconds. Returns false if the train is stopped before.
+/// Sleeps, and spins for the last microseconds. Returns false if the train is stopped first.
 fn wait_until(begin: Instant, due: Duration, stop: &Stop) -> bool {
     const SPIN: Duration = Duration::from_micros(80);
     while !stop.is_stopped() {
@@ -332,7 +332,7 @@ mod tests {
         ];
         let digest = digest(&extremes);
         assert_eq!((digest.packets, digest.bytes), (4, 4 * u64::from(u32::MAX)));
-        assert_eq!(digest.duration_us, i64::MAX as u64 / 1_000, "it is as long as can be said");
+        assert_eq!(digest.duration_us, i64::MAX as u64 / 1_000, "the longest that can be represented");
         assert_eq!(digest.early_delay_us, u32::MAX);
     }
 }

@@ -10,7 +10,7 @@ use super::outcome::{Outcome, OutcomeError};
 use super::task::{TestKind, TestRequest};
 use crate::http::{self, Answer, HttpError};
 
-/// Attempts of a request that may be repeated.
+/// Attempts at a request that may be repeated.
 const TRIES: u32 = 4;
 /// The first pause before another attempt; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ pub enum SchedulerError {
 /// What a server offers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Discovery {
-    /// Its API's level.
+    /// Its API level.
     pub api: u64,
     /// Its own name.
     pub hostname: String,
@@ -153,7 +153,7 @@ impl Client {
         self.http.request(method, &format!("{}{path}", self.base), &headers, body, wait).await
     }
 
-    /// A request that may be repeated: it is after network errors and 5xx.
+    /// A request that may be repeated, which it is after network errors and 5xx.
     async fn get(&self, path: &str, what: &'static str, wait: Duration) -> Result<Value, SchedulerError> {
         let mut pause = PAUSE;
         for attempt in 1..=TRIES {

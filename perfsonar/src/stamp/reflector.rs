@@ -487,7 +487,7 @@ mod tests {
             Reflected { request, ..theirs }.write(&Authentication::Open, &mut packet);
             false
         });
-        assert!(ended.is_some(), "it goes on");
+        assert!(ended.is_some(), "the loop goes on");
     }
 
     proptest! {

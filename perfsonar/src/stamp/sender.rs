@@ -330,8 +330,8 @@ impl DirectionCounts {
         Ok(arrival)
     }
 
-    /// Delivery in each direction. The reflector's numbers tell how many requests it received.
-    /// Requests after the last answer count as lost on the way to it, since nothing is known of
+    /// Delivery in each direction. The reflector's numbers show how many requests it received.
+    /// Requests after the last answer count as lost on the way to it, since nothing is known about
     /// them.
     fn split(&self, round_trip: &Delivery) -> (Option<Delivery>, Option<Delivery>) {
         if !self.is_stateful && round_trip.lost() > 0 {

@@ -1,7 +1,7 @@
-//! What runs in the virtual machine of `cargo xtask vmtest`, as its first process: transfers over
-//! two `virtio_net` NICs in zero-copy mode and in copy mode, a kill, flows on NICs with several
-//! queues, and packets per second of both modes. Its last line is the verdict.
-// What it finds is what it prints.
+//! Runs as the first process in the virtual machine of `cargo xtask vmtest`: transfers over two
+//! `virtio_net` NICs in zero-copy mode and in copy mode, a kill, flows on NICs with several queues,
+//! and packets per second in both modes. Its last line is the verdict.
+// Its findings are its output.
 #![allow(clippy::print_stdout)]
 #![forbid(unsafe_code)]
 
@@ -20,14 +20,14 @@ use rustix::system::{RebootCommand, reboot};
 
 /// The two NICs, on one hub.
 const NICS: [&str; 2] = ["eth0", "eth1"];
-/// Two NICs with two queues each, on a bridge, where the machine could be given them.
+/// Two NICs with two queues each, on a bridge, if the machine could be given them.
 const NICS_WITH_QUEUES: [&str; 2] = ["eth2", "eth3"];
-/// Drivers that the kernel has as modules, in the order of their needs.
+/// Drivers that the kernel has as modules, in dependency order.
 const MODULES: [&str; 8] = ["failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q"];
-/// Zero copy should move so many times the packets of copy mode. Reported, not enforced: QEMU,
-/// which carries the packets, has no core of its own here.
+/// How many times the packets of copy mode zero copy should move. Reported, not enforced: QEMU,
+/// which carries the packets, has no dedicated core here.
 const SPEEDUP_WANTED: f64 = 3.0;
-/// Rounds of the two modes in turn, of which the medians count.
+/// Alternating rounds of the two modes; their medians count.
 const ROUNDS: usize = 3;
 
 fn main() {
@@ -97,11 +97,11 @@ fn run() {
     assert!(speedup > 1.0, "zero copy is slower than copy mode");
 }
 
-/// Over a VLAN of the NICs, in zero-copy mode: the rings carry the tag.
+/// A transfer over a VLAN on the NICs, in zero-copy mode: the rings carry the tag.
 fn tagged_transfer() {
     wait_for_nics();
     let lab = Lab::over(NICS, 1_500);
-    assert!(lab.add_vlan(7), "the kernel has VLANs");
+    assert!(lab.add_vlan(7), "the kernel supports VLANs");
     let sides = Sides::over(lab, "10.97.7.2", &["--cores", "0", "--memory", "64M", "--interface", NICS[1]]);
     let source = sides.large_source(1 << 20);
     sides.send(&source, &["--memory", "64M", "--interface", NICS[0]]).exits(0);
@@ -114,7 +114,7 @@ fn tagged_transfer() {
 }
 
 /// Eight flows to two lanes over NICs that hash: the source ports are computed, and no flow has to
-/// be moved by trial.
+/// be moved by trial and error.
 fn flows_on_their_lanes_queues() {
     let [sender, receiver] = NICS_WITH_QUEUES;
     let options = ["--cores", "0,1", "--memory", "128M", "--interface", receiver];
@@ -123,7 +123,7 @@ fn flows_on_their_lanes_queues() {
     let source = sides.large_source(32 << 20);
     let more = ["--memory", "64M", "--interface", sender, "--flows", "8"];
     let sent = sides.send(&source, &more);
-    // What the receiver's lanes saw says where packets were lost.
+    // The counters of the receiver's lanes show where packets were lost.
     assert_eq!(sent.code, 0, "{sent:?}, the receiver: {}", sides.status()["dataplane"]);
     let result = sent.json();
     assert_eq!(result["flows"], 8, "{result}");
@@ -134,12 +134,12 @@ fn flows_on_their_lanes_queues() {
     };
     let (right, wrong, moves) =
         (of_queues("redirected"), of_queues("wrong_queue"), plane["flow_moves"].as_u64().unwrap());
-    // Probes go before the answer to the request can have come.
+    // Probes leave before the answer to the request can have arrived.
     assert!(wrong < right / 10, "{wrong} packets on the wrong queue: {plane}");
     for lane in plane["lanes"].as_array().unwrap() {
         assert!(lane["ring_received"].as_u64().unwrap() > 300, "{plane}");
     }
-    assert!(moves <= 8, "flows were moved by trial: {plane}");
+    assert!(moves <= 8, "flows were moved by trial and error: {plane}");
     sides.account_for_frames_in(plane["af_xdp_mode"].as_str().unwrap());
     say(&format!("two queues: 8 flows to 2 lanes, {moves} by other source ports, {right} packets right, {wrong} not"));
 }
@@ -175,7 +175,7 @@ fn whole_transfers(sides: &Sides, mode: &str) {
     ));
 }
 
-/// The node's data plane is killed; the next one takes the queue over.
+/// The node's data plane is killed; the next one takes over the queue.
 fn killed_data_plane(sides: &Sides) {
     let plane = |status: &serde_json::Value| status["dataplane"]["process_id"].as_u64();
     let before = plane(&sides.status()).unwrap();
@@ -186,7 +186,7 @@ fn killed_data_plane(sides: &Sides) {
     say("zerocopy: after kill -9 of the data plane the next one has the queue");
 }
 
-/// The node is killed at once: no program stays on the NIC.
+/// The node is killed outright: no program stays on the NIC.
 fn nothing_left_behind(sides: Sides) {
     assert!(sides.link(1).contains("prog/xdp"), "no program is attached: {}", sides.link(1));
     let Sides { lab, node, pair, .. } = sides;
@@ -196,7 +196,7 @@ fn nothing_left_behind(sides: Sides) {
     drop(pair);
 }
 
-/// Small packets from one NIC to the other through the rings, without a cipher.
+/// Packets of 1,400 bytes from one NIC to the other through the rings, without a cipher.
 fn packets_per_second(mode: &str) -> f64 {
     wait_for_nics();
     let lab = Lab::over(NICS, 1_500);
@@ -207,7 +207,7 @@ fn packets_per_second(mode: &str) -> f64 {
     };
     let mut receiving = end(1, &["--receive", "10.96.0.2:7999", "--core", "1"]);
     let receiving = receiving.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // The command says when it is ready only to people.
+    // The command reports that it is ready only in its output for people.
     std::thread::sleep(Duration::from_secs(2));
     let mut sending = end(0, &["--send", "10.96.0.2:7999", "--core", "0", "--seconds", "2", "--no-window"]);
     let sent = Ran::from(sending.output().unwrap()).exits(0).json();

@@ -1,5 +1,5 @@
-//! The WAN emulator by hand: `culvert-lab lab --rtt 100ms --rate 1Gbit --loss 0.01`, and the table
-//! of docs/rate-control.md.
+//! Runs the WAN emulator by hand, `culvert-lab lab --rtt 100ms --rate 1Gbit --loss 0.01`, and makes
+//! the table of docs/rate-control.md.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Runs a command for which some system calls fail, as on file systems that do not have what they
-//! ask for: `culvert-refuses flock=ENOSYS,fchmod=EPERM COMMAND …`.
+//! Runs a command with some system calls made to fail, as on file systems that do not support them:
+//! `culvert-refuses flock=ENOSYS,fchmod=EPERM COMMAND …`.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
@@ -20,14 +20,14 @@ fn main() {
     panic!("{} cannot be started: {error}", program.display());
 }
 
-/// Filters add up.
+/// Filters are cumulative.
 fn refuse(call: i64, errno: i32) {
     let arch = std::env::consts::ARCH.try_into().expect("there are filters for this architecture");
     let rules = BTreeMap::from([(call, Vec::new())]);
     let fails = SeccompAction::Errno(errno as u32);
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, fails, arch).expect("the filter is right");
-    let filter: BpfProgram = filter.try_into().expect("the filter is right");
-    seccompiler::apply_filter(&filter).expect("the kernel has filters");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, fails, arch).expect("the filter is valid");
+    let filter: BpfProgram = filter.try_into().expect("the filter is valid");
+    seccompiler::apply_filter(&filter).expect("the kernel supports filters");
 }
 
 fn number_of(call: &str) -> i64 {

@@ -12,7 +12,7 @@ use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
 use super::plane::Plane;
 
 impl Plane {
-    /// Writes into an open file what does not belong there.
+    /// Writes bytes into an open file that do not belong there.
     pub(super) fn falsify(&mut self, slot: FileSlot, offset: u64, bytes: &[u8]) {
         if let Some(open) = self.files.get(&slot) {
             let _ = open.write_all_at(bytes, offset);
@@ -20,18 +20,18 @@ impl Plane {
         match self.file_of.get(&slot) {
             Some(file) if !self.written.contains(file) => {}
             Some(&file) => drop(self.deeds.falsified.insert(file)),
-            // Whichever it is.
+            // It could be any of them.
             None => self.deeds.falsified.extend(0..self.truth.contents.len() as u32),
         }
     }
 
-    /// Overwrites a lane's buffers, also those that are lent.
+    /// Overwrites a lane's buffers, including those that are lent.
     pub(super) fn scribble(&self, lane: usize, fill: u8) {
         let buffers = &self.lanes[lane].buffers;
         buffers.copy_in(0, &vec![fill; buffers.bytes()]);
     }
 
-    /// Numbers where the control process looks for rates, times and counters.
+    /// Puts a number wherever the control process reads rates, times and counters.
     pub(super) fn falsify_words(&self, lane: usize, value: u64) {
         let layout = &self.lanes[lane].layout;
         let words = self.link.words(layout.counters, LANE_WORDS).iter();
@@ -39,7 +39,7 @@ impl Plane {
         words.chain(of_flows).for_each(|word| word.store(value, Ordering::Relaxed));
     }
 
-    /// A report of a flow, with numbers of its own.
+    /// Emits a flow's report with made-up numbers.
     pub(super) fn report(&mut self, nth: usize, numbers: u64) {
         let Some(&(lane, flow, flow_id)) = self.receives.get(nth % self.receives.len().max(1)) else { return };
         let summary = Summary {
@@ -60,7 +60,7 @@ impl Plane {
         self.emit(lane, &Event::Report { flow, bytes: &out[..bytes] });
     }
 
-    /// Sends bytes on the socket that may be no message.
+    /// Sends bytes on the socket that may not be a message.
     pub(super) fn say_bytes(&self, bytes: &[u8]) {
         let _ = rustix::net::send(self.socket.as_fd(), bytes, rustix::net::SendFlags::NOSIGNAL);
     }

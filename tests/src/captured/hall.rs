@@ -6,7 +6,7 @@ use culvert_protocol::identity::Identity;
 
 use super::truth::Truth;
 
-/// The identities, the runtime and the files of all plays of a thread.
+/// The identities, the runtime and the files shared by all plays on a thread.
 pub(super) struct Hall {
     pub(super) runtime: tokio::runtime::Runtime,
     pub(super) here: Arc<Identity>,

@@ -1,5 +1,4 @@
-//! Single lies of a data plane that is honest otherwise, each told at the first occasion that there
-//! is for it.
+//! Single lies of an otherwise honest data plane, each told at the first opportunity.
 
 use std::time::Duration;
 
@@ -9,63 +8,64 @@ use culvert_link::messages::FromDataPlane;
 use super::plane::{Plane, Task};
 use super::truth::CHUNK_BYTES;
 
-/// Longer than the control process waits from one look at its transfers to the next.
+/// Longer than the interval at which the control process looks at its transfers.
 const LOOKED_AT: Duration = Duration::from_millis(700);
 
 /// A lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
-    /// A chunk is written with a hash where there are none, or without where there are.
+    /// A chunk is written with a hash in a transfer without hashes, or without one in a transfer
+    /// with.
     WrittenWithoutHash,
-    /// A chunk is written with another hash than its bytes have.
+    /// A chunk is written with a hash that does not match its bytes.
     WrittenWithOtherHash,
-    /// A chunk is written before it was told where to.
+    /// A chunk is written before its place is known.
     WrittenUnplaced,
-    /// A chunk is called written twice.
+    /// A chunk is reported as written twice.
     WrittenTwice,
-    /// A chunk of this number is called written.
+    /// A chunk with this number is reported as written.
     WrittenBeyond(u32),
-    /// A pack is called written.
+    /// A pack is reported as written.
     PackWritten,
     /// A pack could not be written.
     PackWriteFailed,
-    /// A pack is handed over with other bytes.
+    /// A pack is handed over with different bytes.
     PackOfOtherBytes,
     /// A pack is handed over twice.
     HandedTwice,
-    /// A pack is handed over in a buffer of that number, with so many bytes more than it has.
+    /// A pack is handed over in the buffer with this number, with this many bytes more than it has.
     Handed(u32, i32),
-    /// A flow that was not opened asks.
+    /// A flow that was not opened asks for a placement.
     AskedByFlow(u16),
-    /// It asks for a chunk as many numbers beyond the last.
+    /// It asks for a chunk this many numbers past the last.
     AskedBeyond(u32),
-    /// It asks for a chunk with so many bytes.
+    /// It asks for a chunk of this many bytes.
     AskedWithBytes(u32),
-    /// It asks twice for a chunk.
+    /// It asks for a chunk twice.
     AskedTwice,
-    /// A flow reports that it has got more than there is.
+    /// A flow reports that it has received more than there is.
     ReportedTooMuch,
-    /// An event of the other direction.
+    /// An event of the other direction is sent.
     OtherEnd,
-    /// A flow is closed.
+    /// A flow is reported as closed.
     Closed,
-    /// A file is open that nobody gave to it, and so is a flow.
+    /// A file that it was never given is reported as open, and so are flows.
     Opened,
-    /// A file that it was given is not open.
+    /// A file that it was given is reported as not open.
     NotOpened,
     /// The link is closed.
     Left,
-    /// A ring has what is no event.
+    /// A ring holds something that is not an event.
     NoEvent,
-    /// Counters and times are as high as they can be.
+    /// Counters and times are at their maximum.
     Counted,
-    /// A chunk is delivered that was not hashed, or was hashed where there are no hashes.
+    /// A chunk is delivered without a hash, or with one in a transfer without hashes.
     DeliveredWithoutHash,
-    /// A chunk is delivered with another hash than it has.
+    /// A chunk is delivered with a wrong hash.
     DeliveredWithOtherHash,
     /// A chunk is delivered twice.
     DeliveredTwice,
-    /// A chunk of this number is delivered.
+    /// A chunk with this number is delivered.
     DeliveredBeyond(u32),
     /// A chunk is hashed twice.
     HashedTwice,
@@ -73,21 +73,21 @@ pub enum Lie {
     PackHashed,
     /// A pack is delivered that was not filled.
     DeliveredUnfilled,
-    /// A pack is to be filled twice.
+    /// It asks for a pack to be filled twice.
     FilledTwice,
-    /// A chunk of a file is to be filled.
+    /// It asks for a chunk of a file to be filled.
     FileFilled,
-    /// A chunk is given up that nobody withdrew.
+    /// A chunk is reported as withdrawn that nobody withdrew.
     Withdrawn,
     /// A pack cannot be read.
     PackUnread,
     /// A file cannot be read.
     FileUnread,
-    /// A path is closed that was open.
+    /// A path that was open is reported as closed.
     PathClosed,
 }
 
-/// Something that waits to be done.
+/// A chunk that is waiting to be received.
 #[derive(Clone, Copy)]
 struct Receiving {
     lane: usize,
@@ -95,7 +95,7 @@ struct Receiving {
     chunk: u32,
 }
 
-/// As [`Receiving`].
+/// A chunk that is waiting to be sent.
 #[derive(Clone, Copy)]
 struct Sending {
     lane: usize,
@@ -104,7 +104,7 @@ struct Sending {
 }
 
 impl Lie {
-    /// Tells it if there is an occasion; whether there was.
+    /// Tells it if there is an opportunity; returns whether there was.
     pub(super) fn tell(self, plane: &mut Plane) -> bool {
         self.try_tell(plane).is_some()
     }
@@ -142,7 +142,7 @@ impl Lie {
 
     fn tell_written(self, plane: &mut Plane) -> Option<()> {
         if self == Self::WrittenUnplaced {
-            // Chunk 0 is of a file, which is not open yet.
+            // Chunk 0 belongs to a file that is not open yet.
             let &(lane, flow, _) = plane.receives.first()?;
             let chunk_bytes = plane.truth.chunk_contents[0].len() as u32;
             plane.asked.insert(0);
@@ -214,7 +214,7 @@ impl Lie {
             }
             Self::AskedBeyond(further) => {
                 let chunk = count.saturating_add(further);
-                // As many bytes as a chunk has that there is not.
+                // The size of a chunk that does not exist.
                 plane.emit(lane, &Event::PlacementNeeded { flow, chunk, chunk_bytes: 0 });
             }
             Self::AskedWithBytes(chunk_bytes) => {
@@ -225,7 +225,8 @@ impl Lie {
                 plane.emit(lane, &Event::PlacementNeeded { flow, chunk: 0, chunk_bytes: right });
             }
             _ => {
-                // Before the last chunk is there, so that somebody looks how far the transfer is.
+                // Before the last chunk arrives, so that somebody still checks the transfer's
+                // progress.
                 for nth in 0..plane.receives.len() {
                     plane.report(nth, u64::MAX << 1);
                 }
@@ -259,9 +260,9 @@ impl Lie {
                 plane.say(&FromDataPlane::ReceiveOpened { lane, slot: ReceiveSlot(which) });
                 plane.say(&FromDataPlane::SendOpened { lane, slot: SendSlot(which) });
             }
-            // The first that is given to it from now on.
+            // The first that it is given from now on.
             Self::NotOpened => plane.refuses_file = true,
-            // Something is under way.
+            // Only while something is under way.
             Self::Left => {
                 plane.tasks.front()?;
                 plane.is_over = true;
@@ -334,7 +335,7 @@ impl Lie {
     }
 }
 
-/// A chunk that was placed so.
+/// A chunk that was placed in such a sink.
 fn received(plane: &Plane, is_wanted: impl Fn(Sink) -> bool) -> Option<Receiving> {
     plane.tasks.iter().find_map(|task| match *task {
         Task::Receive { lane, flow, chunk, sink } if is_wanted(sink) => Some(Receiving { lane, flow, chunk }),
@@ -342,7 +343,7 @@ fn received(plane: &Plane, is_wanted: impl Fn(Sink) -> bool) -> Option<Receiving
     })
 }
 
-/// A chunk that is to be sent from there.
+/// A chunk to be sent from such a source.
 fn sent(plane: &Plane, is_wanted: impl Fn(Source) -> bool) -> Option<Sending> {
     plane.tasks.iter().find_map(|task| match *task {
         Task::Send { lane, flow, chunk, source } if is_wanted(source) => Some(Sending { lane, flow, chunk }),

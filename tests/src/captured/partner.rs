@@ -30,7 +30,7 @@ pub(super) async fn connected(hall: &Hall) -> (Connection, Connection) {
     (ours.expect("an introduction"), theirs.expect("an introduction"))
 }
 
-/// The partner, which is honest: it says what is so as early as it may.
+/// The partner, which is honest: it says what is true as early as it may.
 pub(super) async fn partner(
     mut connection: Connection,
     identity: Arc<Identity>,
@@ -101,7 +101,7 @@ async fn send_all(writer: &MessageWriter, messages: Vec<Message>) -> Result<(), 
     Ok(())
 }
 
-/// What a sender says when it sends chunks once more.
+/// The messages of a sender that sends chunks again.
 fn again(truth: &Truth, checksum: bool, chunks: &[u32]) -> Vec<Message> {
     let is_of = |message: &Message| match message {
         Message::PackHashes { chunk, .. } => chunks.contains(chunk),
@@ -113,7 +113,7 @@ fn again(truth: &Truth, checksum: bool, chunks: &[u32]) -> Vec<Message> {
     hashes.into_iter().chain(all_of(truth, checksum).into_iter().filter(is_of)).collect()
 }
 
-/// Everything that a sender says while it sends.
+/// All messages of a sender while it sends.
 fn all_of(truth: &Truth, checksum: bool) -> Vec<Message> {
     let mut messages = Vec::new();
     if checksum {

@@ -1,5 +1,5 @@
-//! The captured data plane: it has the other end of the link. Between a script's steps, and after
-//! them, it does as an honest one would, so that transfers get far.
+//! The captured data plane, at the other end of the link. Between a script's steps, and after them,
+//! it acts as an honest one would, so that transfers get far.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -19,19 +19,19 @@ use serde::Serialize;
 
 use super::truth::{Truth, chunk_hash};
 
-/// Looks without anything new before an honest one gives the conversation up: the control process
-/// flushes a disk when it stores, which takes as long as it takes, and an honest data plane waits
-/// for as long as the link is open.
+/// Polls without news before an honest one gives up: the control process flushes a disk when it
+/// stores, which can take any amount of time, and an honest data plane waits as long as the link is
+/// open.
 pub(super) const PATIENT_LOOKS_MAX: u32 = 60_000;
-/// From one look to the next.
+/// The interval between polls.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What it has done that nobody can hold against the control process.
+/// What it has done that is not the control process's fault.
 #[derive(Debug, Default)]
 pub struct Deeds {
-    /// Large files of which it said what is not so, or into which it wrote afterwards.
+    /// Large files that it misreported, or wrote to afterwards.
     pub falsified: HashSet<u32>,
-    /// Paths of the descriptors that it was given, and whether it may write by them.
+    /// Paths of the descriptors that it was given, and whether it may write through them.
     pub descriptors: Vec<(std::path::PathBuf, bool)>,
     /// Whether its lie was told.
     pub has_lied: bool,
@@ -45,7 +45,7 @@ pub(super) struct Lane {
     next_buffer: u32,
 }
 
-/// A chunk that an honest lane would have now.
+/// A chunk that an honest lane would be working on now.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
     /// To be written, or handed over.
@@ -66,15 +66,15 @@ pub(super) struct Plane {
     pub(super) sends: Vec<(usize, SendSlot)>,
     pub(super) receives: Vec<(usize, ReceiveSlot, u32)>,
     pub(super) files: HashMap<FileSlot, std::fs::File>,
-    /// Which of the transfer's files a slot has, as far as commands have told.
+    /// Which of the transfer's files a slot holds, as far as commands have shown.
     pub(super) file_of: HashMap<FileSlot, u32>,
     pub(super) tasks: VecDeque<Task>,
     pub(super) asked: HashSet<u32>,
-    /// Large files of which something was called written.
+    /// Large files of which something was reported as written.
     pub(super) written: HashSet<u32>,
-    /// Whether flows hash, as they were told when they were opened.
+    /// Whether flows hash, as set when they were opened.
     pub(super) has_hashes: bool,
-    /// The next file is not taken.
+    /// Whether the next file is refused.
     pub(super) refuses_file: bool,
     pub(super) idle_looks_max: u32,
     pub(super) deeds: Deeds,
@@ -135,9 +135,9 @@ impl Plane {
         }
     }
 
-    /// Waits until there is something to speak of.
+    /// Waits until flows are open.
     pub(super) fn wait_for_flows(&mut self) {
-        // They come, or the link is closed.
+        // They are opened, or the link is closed.
         for _ in 0..PATIENT_LOOKS_MAX {
             while self.look() {}
             if self.is_over || self.sends.len() + self.receives.len() >= self.lanes.len() {
@@ -149,11 +149,11 @@ impl Plane {
 
     /// Sends a message on the socket.
     pub(super) fn say(&self, message: &impl Serialize) {
-        // The control process may have given it up.
+        // The control process may have given up on it.
         let _ = self.socket.send(message, &[]);
     }
 
-    /// Takes what the control process has said. False if there was nothing.
+    /// Takes what the control process has sent; false if there was nothing.
     pub(super) fn look(&mut self) -> bool {
         let mut any = false;
         loop {
@@ -171,7 +171,7 @@ impl Plane {
         }
         let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
         for lane in 0..self.lanes.len() {
-            // What it has broken itself it cannot read any more.
+            // It can no longer read what it has corrupted itself.
             while let Ok(Some(record)) = self.lanes[lane].commands.pop(&mut scratch) {
                 let Ok(command) = postcard::from_bytes::<Command<'_>>(record) else { break };
                 any = true;
@@ -199,7 +199,6 @@ impl Plane {
                 }
                 self.say(&FromDataPlane::FileInstalled { slot });
             }
-            // A captured one keeps what it has.
             ToDataPlane::OpenSend(open) => {
                 self.has_hashes = open.checksum;
                 self.sends.push((open.lane.into(), open.slot));
@@ -233,7 +232,7 @@ impl Plane {
                 self.emit(lane, &Event::Withdrawn { flow, chunk });
             }
             Command::Reopen { chunk, .. } => drop(self.asked.remove(&chunk)),
-            // Nobody wants it any more: a lane does not ask for it again.
+            // It is no longer wanted: a lane does not ask for it again.
             Command::Abandon { chunk, .. } => {
                 self.tasks.retain(|task| !matches!(*task, Task::Receive { chunk: of, .. } if of == chunk));
             }
@@ -260,7 +259,7 @@ impl Plane {
         }
     }
 
-    /// Puts an event into a lane's ring, and notes what it says that is not so.
+    /// Puts an event into a lane's ring, and notes any false claim in it.
     pub(super) fn emit(&mut self, lane: usize, event: &Event<'_>) {
         if let Event::Written { chunk, .. } = *event {
             self.note_written(chunk);
@@ -277,12 +276,12 @@ impl Plane {
         }
     }
 
-    /// Wakes the control process whatever its ring says.
+    /// Wakes the control process, whatever its ring says.
     pub(super) fn ring(&self) {
         let _ = rustix::io::write(&self.bell, &[1]);
     }
 
-    /// A chunk is called written: if its bytes are not there the file is no better than its word.
+    /// Notes that a chunk is reported as written. If its bytes are missing, its file is falsified.
     fn note_written(&mut self, chunk: u32) {
         let Some((file, offset)) = self.truth.range(chunk) else { return };
         self.written.insert(file);
@@ -296,7 +295,7 @@ impl Plane {
         }
     }
 
-    /// Asks where the next chunk goes that nobody has asked for.
+    /// Asks for the placement of the next chunk that has not been asked for.
     pub(super) fn ask(&mut self) -> bool {
         let Some(&(lane, flow, _)) = self.receives.get(self.asked.len() % self.receives.len().max(1)) else {
             return false;
@@ -308,7 +307,7 @@ impl Plane {
         true
     }
 
-    /// Takes a chunk's task away.
+    /// Removes a chunk's task and returns it.
     pub(super) fn take_task(&mut self, chunk: u32) -> Option<Task> {
         let is_of = |task: &Task| match *task {
             Task::Receive { chunk: of, .. } | Task::Send { chunk: of, .. } => of == chunk,
@@ -317,7 +316,7 @@ impl Plane {
         self.tasks.remove(at)
     }
 
-    /// Does a chunk now.
+    /// Works on a chunk now.
     pub(super) fn work_on(&mut self, chunk: u32) {
         if let Some(task) = self.take_task(chunk) {
             self.tasks.push_front(task);
@@ -325,7 +324,7 @@ impl Plane {
         }
     }
 
-    /// Does the next chunk as an honest lane would.
+    /// Works on the next chunk as an honest lane would.
     pub(super) fn work(&mut self) -> bool {
         let Some(task) = self.tasks.pop_front() else { return false };
         let times = Default::default();
@@ -370,7 +369,7 @@ impl Plane {
         self.truth.chunk_hashes.get(chunk as usize).copied().flatten().unwrap_or_default()
     }
 
-    /// Puts content into the lane's next buffer; its number, and how many bytes.
+    /// Puts content into the lane's next buffer; returns its number and the number of bytes.
     pub(super) fn fill_buffer(&mut self, lane: usize, content: &[u8]) -> (u32, u32) {
         let lane = &mut self.lanes[lane];
         let count = (lane.buffers.bytes() / self.buffer_bytes) as u32;
@@ -380,7 +379,7 @@ impl Plane {
         (buffer, content.len() as u32)
     }
 
-    /// Does what there is to do until the control process is done, or nothing comes any more.
+    /// Works until the control process is done or has sent nothing for a while.
     pub(super) fn go_on(&mut self) {
         let mut idle = 0;
         while !self.is_over && idle < self.idle_looks_max {

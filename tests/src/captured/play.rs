@@ -1,4 +1,4 @@
-//! What a captured data plane does: what an honest one would, a lie, or a script.
+//! What a captured data plane does: act honestly, lie once, or follow a script.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,22 +12,21 @@ use super::steps;
 use super::truth::Truth;
 use crate::script::Script;
 
-/// Looks without anything new before it gives the conversation up. After most scripts nothing comes
-/// any more.
+/// Polls without news before it gives up. After most scripts nothing more arrives.
 const IDLE_LOOKS_MAX: u32 = 60;
 
 /// What it does.
 #[derive(Clone, Debug)]
 pub enum Play {
-    /// What an honest one does, to the end.
+    /// It acts honestly to the end.
     Honest,
     /// The same, with one lie.
     Lie(Lie),
-    /// What a script says.
+    /// It follows a script.
     Script(Vec<u8>),
 }
 
-/// Waits for the control process at `listener`, and plays.
+/// Accepts the control process on `listener`, and plays.
 pub fn run(listener: &OwnedFd, play: &Play, truth: &Arc<Truth>) -> Deeds {
     let (mut script, idle_looks_max) = match play {
         Play::Honest | Play::Lie(_) => (Script(&[]), PATIENT_LOOKS_MAX),
@@ -52,8 +51,8 @@ pub fn run(listener: &OwnedFd, play: &Play, truth: &Arc<Truth>) -> Deeds {
     plane.deeds
 }
 
-/// The first message: how many lanes, and what they are called. Whether the script begins with
-/// the flows.
+/// Sends the first message: how many lanes there are, and their properties. Returns whether the
+/// script begins only when flows are open.
 fn greet(plane: &mut Plane, start: &Start, script: &mut Script<'_>) -> bool {
     let first = script.byte();
     let lanes = match first {
@@ -77,7 +76,7 @@ fn greet(plane: &mut Plane, start: &Start, script: &mut Script<'_>) -> bool {
     first < 240
 }
 
-/// Does what an honest one does until there is an occasion for the lie, and tells it.
+/// Acts honestly until there is an opportunity for the lie, and tells it.
 fn lie_once(plane: &mut Plane, lie: Lie) {
     let mut idle = 0;
     while !plane.is_over && idle < plane.idle_looks_max {

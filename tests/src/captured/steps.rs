@@ -1,5 +1,5 @@
-//! What a captured data plane may do, step by step: each takes a letter of the script and what it
-//! needs.
+//! The steps that a captured data plane may take: each consumes a letter of the script and its
+//! arguments.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use super::plane::{Plane, Task};
 use crate::script::Script;
 
-/// Texts that nobody should see as they are.
+/// Texts that must not be shown unescaped.
 pub(super) fn foreign_text(which: u8) -> String {
     match which % 4 {
         0 => String::new(),
@@ -64,7 +64,7 @@ pub(super) fn step(plane: &mut Plane, script: &mut Script<'_>) {
             plane.report(nth, script.number());
         }
         26 => {
-            // The same again and again: more than any transfer has.
+            // The same event repeatedly, more often than in any transfer.
             let event = Event::ReadFailed { flow: SendSlot(0), chunk: u32::MAX, error: DiskError::Short };
             for _ in 0..u32::from(script.byte()) {
                 plane.emit(lane, &event);
@@ -77,7 +77,7 @@ pub(super) fn step(plane: &mut Plane, script: &mut Script<'_>) {
     }
 }
 
-/// Lets the control process take what was said.
+/// Gives the control process time to take what was sent.
 fn wait(plane: &mut Plane) {
     plane.ring();
     for _ in 0..8 {
@@ -88,7 +88,7 @@ fn wait(plane: &mut Plane) {
     }
 }
 
-/// A chunk is done once more as it was just done.
+/// Repeats the work of the next chunk.
 fn again(plane: &mut Plane, script: &mut Script<'_>) {
     if let Some(&task) = plane.tasks.front() {
         for _ in 0..=script.byte() % 4 {
@@ -117,7 +117,7 @@ fn number_below(count: usize, script: &mut Script<'_>) -> u64 {
     }
 }
 
-/// A flow of those that are open, mostly with its lane.
+/// One of the open flows, mostly with its own lane.
 fn send_slot(plane: &Plane, lane: &mut usize, script: &mut Script<'_>) -> SendSlot {
     let which = number_below(plane.sends.len(), script);
     match plane.sends.get(which as usize) {
@@ -163,13 +163,13 @@ fn times(script: &mut Script<'_>) -> ChunkTimes {
     ChunkTimes { disk_us: u32::MAX, hash_us: u32::MAX, network_us: u32::MAX }
 }
 
-/// An event that there is, with numbers that need not be.
+/// An event of a valid kind, with numbers that may be invalid.
 fn event(plane: &mut Plane, mut lane: usize, script: &mut Script<'_>) {
     let kind = script.byte();
     let chunk = number_below(plane.truth.chunk_count() as usize, script) as u32;
     let bytes = plane.truth.chunk_contents.get(chunk as usize).map_or(0, Vec::len);
     let number = |script: &mut Script<'_>| number_below(bytes.max(1), script) as u32;
-    // Mostly in the place of a task, whose chunk and flow are right.
+    // Often for a pending task, so that chunk and flow are right.
     let task = plane.tasks.front().copied().filter(|_| kind & 64 != 0);
     let event = if kind & 1 == 0 {
         let flow = receive_slot(plane, &mut lane, script);
@@ -228,7 +228,7 @@ fn event(plane: &mut Plane, mut lane: usize, script: &mut Script<'_>) {
     plane.emit(lane, &event);
 }
 
-/// A message that there is, at a time when none is waited for.
+/// A valid message at a time when none is expected.
 fn message(plane: &mut Plane, script: &mut Script<'_>) {
     let (lane, slot) = (script.byte().into(), script.number());
     let text = foreign_text(script.byte());

@@ -1,4 +1,4 @@
-//! What the transfer of a captured data plane moves, and what is true of it.
+//! What the transfer of a captured data plane moves, and the truth about it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,12 +7,12 @@ use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
-/// The transfer's chunk size, the smallest that there is.
+/// The transfer's chunk size, the smallest possible.
 pub const CHUNK_BYTES: u32 = 64 << 10;
 
-/// Names and sizes in the order in which they are listed: large ones with chunks of their own,
-/// small ones in a pack, in a new directory of few files and beside it, and an empty one. The
-/// directory has no size.
+/// Names and sizes in manifest order: large files with chunks of their own, small ones in a pack,
+/// both in a new directory with few files and beside it, and an empty one. The directory has no
+/// size.
 const ENTRIES: [(&str, Option<usize>); 8] = [
     ("big", Some(2 * CHUNK_BYTES as usize + 1_000)),
     ("c", Some(1)),
@@ -42,10 +42,10 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Puts it together.
+    /// Builds it.
     ///
     /// # Panics
-    /// If the manifest cannot be.
+    /// If the manifest cannot be built.
     #[must_use]
     pub fn new() -> Self {
         let (mut manifest, mut contents) = (Manifest::default(), Vec::new());
@@ -105,7 +105,7 @@ impl Truth {
         }
     }
 
-    /// The large file that a chunk is of, and where in it.
+    /// The large file that a chunk belongs to, and the offset in it.
     #[must_use]
     pub fn range(&self, chunk: u32) -> Option<(u32, u64)> {
         match self.chunks.content(chunk) {
@@ -114,7 +114,7 @@ impl Truth {
         }
     }
 
-    /// The root that the receipt of all of it has but for files that failed.
+    /// The root in the receipt of the whole transfer without the files that failed.
     #[must_use]
     pub fn root_without(&self, failed: &HashSet<u32>) -> String {
         let version = culvert_protocol::control::PROTOCOL_VERSION;
@@ -122,7 +122,7 @@ impl Truth {
         culvert_engine::transfer::root_of(&self.manifest, &self.file_hashes, version, is_stored)
     }
 
-    /// The root that the receipt of all of it has.
+    /// The root in the receipt of the whole transfer.
     #[must_use]
     pub fn root(&self) -> String {
         self.root_without(&HashSet::new())

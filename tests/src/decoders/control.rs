@@ -1,4 +1,4 @@
-//! What a partner says on the control connection, and the receipts that stay.
+//! What a partner sends on the control connection, and stored receipts.
 
 use culvert_protocol::control::{
     Accepted, FileError, FlowOffer, FrameReader, LeftOut, Message, Options, Overwrite, PermissionAnswer, Refusal,
@@ -39,7 +39,7 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
         Message::RefusedHere,
     ];
-    // A sample's number is its file's name in the corpus.
+    // A sample's number is its file name in the corpus.
     transfer_messages()
         .iter()
         .chain(&path_messages())
@@ -54,14 +54,14 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
 pub(super) fn message(bytes: &[u8]) {
     let mut reader = FrameReader::default();
     reader.push(bytes);
-    // Messages until there are no more, or the connection is of no use.
+    // Messages until there are no more, or the connection is unusable.
     for _ in 0..=bytes.len() {
         let Ok(Some(message)) = reader.next_message() else { return };
         let mut again = Vec::new();
         message.write_frame(&mut again);
         let mut twice = Vec::new();
         Message::parse(&again[4..]).expect("what was accepted is accepted again").write_frame(&mut twice);
-        // Bytes, not values: a number that is no number (NaN) is not equal to itself.
+        // Bytes, not values: NaN is not equal to itself.
         assert_eq!(again, twice);
     }
     panic!("more messages than bytes");
@@ -78,7 +78,7 @@ pub(super) fn entries(bytes: &[u8]) {
         let Ok(entry) = entry else { return };
         let is_valid = entry.check().is_ok();
         if manifest.push(&entry).is_ok() {
-            assert!(is_valid, "the manifest takes {entry:?}");
+            assert!(is_valid, "the manifest accepts {entry:?}");
             assert!(!entry.name.starts_with(b"/") && !entry.name.contains(&0));
             let mut parts = entry.name.split(|&byte| byte == b'/');
             assert!(parts.all(|part| !part.is_empty() && part != b"." && part != b".."), "{entry:?}");
@@ -111,8 +111,7 @@ pub(super) fn receipt_samples() -> Vec<Vec<u8>> {
     vec![receipt.to_text().into_bytes()]
 }
 
-/// A receipt's file. Whatever verifies is what both signed: it says the same when it is written
-/// again.
+/// A receipt file. Whatever verifies is what both signed, and verifies again when it is rewritten.
 pub(super) fn receipt(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok((receipt, _)) = Receipt::verify(text) {

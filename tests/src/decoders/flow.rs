@@ -1,9 +1,9 @@
-//! Both ends of a flow in the hands of whoever wrote the bytes: authentic segments of any shape and
+//! Both ends of a flow, driven by whoever wrote the bytes: authentic segments of any shape and
 //! order, reports that lie, and what a control process may do meanwhile. The bytes are a script;
-//! each step takes a letter and what it needs.
+//! each step consumes a letter and its arguments.
 //!
-//! The receiver's bytes are hashed as a lane hashes them, the part without a gap while it arrives:
-//! at the end the hash must be that of what is in the buffer. Every buffer is given back once.
+//! The receiver's bytes are hashed as a lane hashes them, the part without a gap as it arrives: at
+//! the end the hash must be that of the buffer's contents. Every buffer is given back once.
 
 use std::collections::HashMap;
 
@@ -63,7 +63,7 @@ impl Ends {
         }
     }
 
-    /// A segment that the partner has sealed as it likes.
+    /// A segment that the partner has sealed, with whatever contents it likes.
     fn segment(&mut self, script: &mut Script<'_>) {
         let [shape, index, fill, ahead] = [(); 4].map(|()| script.byte());
         self.next_packet = self.next_packet.wrapping_add(u64::from(ahead >> 5));
@@ -73,7 +73,7 @@ impl Ends {
             flow_id: FLOW,
             packet_number: self.next_packet,
             chunk: u32::from(shape & 7),
-            // Mostly what it is, for a segment of another size is refused.
+            // Mostly the right size, because a segment of another size is refused.
             chunk_bytes: if ahead & 31 == 31 { u32::from(fill) * 64 } else { CHUNK_BYTES - 100 * u32::from(shape & 7) },
             index: index.into(),
             sent_us: fill.into(),
@@ -111,7 +111,7 @@ impl Ends {
                 self.hash_until(done.chunk, done.buffer, done.chunk_bytes as usize);
                 let (hasher, _) = self.hashed.remove(&done.chunk).expect("it began");
                 let stored = blake3::hash(self.there.bytes(done.buffer, 0..done.chunk_bytes as usize));
-                assert_eq!(hasher.finalize(), stored, "chunk {}: another hash than that of its bytes", done.chunk);
+                assert_eq!(hasher.finalize(), stored, "chunk {}: the hash is not that of its bytes", done.chunk);
                 self.there.give_back(done.buffer);
                 self.receiver.release();
                 self.whole += 1;
@@ -134,7 +134,7 @@ impl Ends {
         self.sender.on_report(&report, 9, |_, buffer| here.give_back(buffer));
     }
 
-    /// What the sender would send now; part of it is lost.
+    /// Sends what the sender would send now, and loses part of it.
     fn send(&mut self, script: &mut Script<'_>) {
         let lost = script.byte();
         let mut packet = vec![0; 10_000];
@@ -212,7 +212,7 @@ impl Ends {
 
 pub(super) fn check(bytes: &[u8]) {
     let (mut ends, mut script) = (Ends::new(), Script(bytes));
-    // Each step takes a byte at least; the shortest of them cost the most.
+    // Each step takes at least one byte; the shortest ones cost the most.
     for _ in 0..2_000 {
         if script.0.is_empty() {
             break;
@@ -228,8 +228,8 @@ pub(super) fn check(bytes: &[u8]) {
 
 pub(super) fn samples() -> Vec<Vec<u8>> {
     let segments = |shape: u8, fill: u8, count: u8| (0..count).flat_map(move |index| [b's', shape, index, fill, 0]);
-    // A chunk as it is; one that begins anew with other bytes when half of it has come; one that
-    // comes twice.
+    // A chunk as it should be; one that begins anew with other bytes when half of it has arrived;
+    // one that arrives twice.
     let whole = segments(0x10, 1, 6).collect();
     let anew = segments(0x00, 1, 9).chain(segments(0x10, 2, 6)).collect();
     let twice = segments(0x08, 1, 7).chain(segments(0x08, 9, 14)).collect();
@@ -240,8 +240,7 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
     let lost = [culvert_protocol::arrivals::PacketRange { first: 0, count: 1 << 40 }];
     let (length, ..) = write_report(&mut out, &lie, &lost, 0..6);
     let mut report = b"ccn\x07pAn\x07r".to_vec();
-    // The report's bytes must be a multiple of four, so its last completed chunks are as many as
-    // fill it up.
+    // The corpus counts the report's length in words of four bytes: what is left over is cut off.
     report.push((length / 4) as u8);
     report.extend(&out[..length / 4 * 4]);
     let numbers = (0..400u32).flat_map(|at| (at.wrapping_mul(0x9E37_79B9) >> 24).to_le_bytes());
@@ -250,7 +249,7 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
     vec![whole, anew, twice, transfer, narrower, report, steer, control]
 }
 
-/// What a rate controller makes of numbers that nobody measured.
+/// Feeds a rate controller numbers that nobody measured.
 fn steer(script: &mut Script<'_>) {
     let mut control = controller(&ControllerConfig {
         rtt_ns: script.number(),

@@ -1,5 +1,5 @@
 //! What a node reads on its own host: its journal, files that people write, and what its two
-//! processes say to each other.
+//! processes send each other.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -23,8 +23,8 @@ use culvert_tuning::site::Site;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// Bodies of records, each with a length of two bytes before it: the journal's own checksums would
-/// keep a fuzzer out.
+/// Bodies of records, each preceded by a two-byte length: the journal's own checksums would keep a
+/// fuzzer out.
 pub(super) fn journal_samples() -> Vec<Vec<u8>> {
     let modified = FileTime { seconds: 5, nanoseconds: 6 };
     let records = [
@@ -64,7 +64,7 @@ pub(super) fn journal_samples() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A journal's bytes as they are, and with right checksums written in.
+/// A journal's bytes as they are, and with correct checksums inserted.
 pub(super) fn journal(bytes: &[u8]) {
     read(bytes);
     let mut sealed = Vec::new();
@@ -93,7 +93,7 @@ pub(super) fn configuration_samples() -> Vec<Vec<u8>> {
     [settings.to_owned(), site.to_owned(), profile].map(String::into_bytes).to_vec()
 }
 
-/// A file that people write, read as each of the three that there are.
+/// A file that people write, read as each of the three kinds.
 pub(super) fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(error) = Settings::from_toml(text, Path::new("culvert.toml")) {
@@ -108,7 +108,7 @@ pub(super) fn configuration(bytes: &[u8]) {
     }
 }
 
-/// The first byte says who reads the rest.
+/// The first byte selects who reads the rest.
 pub(super) fn link_samples() -> Vec<Vec<u8>> {
     let (file, lane, slot) = (FileRange { file: FileSlot(3), offset: 4 << 20, file_bytes: 1 << 40 }, 1, SendSlot(2));
     let address = "[fd96::2]:7273".parse().expect("an address");
@@ -184,8 +184,8 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What the control process and the data plane say to each other: messages on the socket, records,
-/// and a ring whose other end went mad.
+/// What the control process and the data plane send each other: messages on the socket, records,
+/// and a ring whose other end misbehaves.
 pub(super) fn link(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else { return };
     match kind {
@@ -213,9 +213,9 @@ fn read(bytes: &[u8]) {
     let good = &bytes[..contents.good_bytes];
     assert!(contents.begun as usize <= good.len());
     assert_eq!(contents.end == End::Whole, good.len() == bytes.len());
-    // What is kept is read the same again.
+    // What is kept reads the same again.
     assert_eq!(journal::read(good), Ok(Contents { end: End::Whole, ..contents.clone() }));
-    // As the present version has it, it says the same; what version 1 did not know follows from
+    // In the current version's encoding it says the same; what version 1 did not know follows from
     // what it did.
     let migrated: Vec<u8> = records(good)
         .map(|record| match record {
@@ -233,7 +233,7 @@ fn read(bytes: &[u8]) {
 
 fn message<'a, M: Deserialize<'a> + Serialize>(bytes: &'a [u8]) {
     if let Ok(message) = postcard::from_bytes::<M>(bytes) {
-        // Written again it may be shorter (numbers have several forms), never longer.
+        // Encoded again it may be shorter (numbers have several encodings), never longer.
         assert!(encode(&message).len() <= bytes.len());
     }
 }
@@ -245,7 +245,7 @@ thread_local! {
         RefCell::new(Arc::new(SharedMemory::create("ring", RING.bytes(), false).expect("memory")));
 }
 
-/// The first eight bytes are the writer's index, the others what lies in the ring.
+/// The first eight bytes are the writer's index, the others the contents of the ring.
 fn ring(bytes: &[u8]) {
     let Some((written, data)) = bytes.split_first_chunk::<8>() else { return };
     let data = &data[..data.len().min(RING.data_bytes)];
@@ -257,7 +257,8 @@ fn ring(bytes: &[u8]) {
         let mut consumer = Consumer::new(memory.clone(), RING);
         words[0].store(u64::from_le_bytes(*written), Ordering::Release);
         let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
-        // A record takes 8 bytes at least: a reader that goes on beyond that reads something twice.
+        // A record takes at least 8 bytes: a reader that continues beyond that reads something
+        // twice.
         for _ in 0..=RING.data_bytes / 8 {
             if !matches!(consumer.pop(&mut scratch), Ok(Some(_))) {
                 return;

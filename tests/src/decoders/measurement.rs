@@ -1,4 +1,4 @@
-//! Measurement packets of strangers: STAMP, TWAMP-Test and TWAMP-Control.
+//! Measurement packets from strangers: STAMP, TWAMP-Test and TWAMP-Control.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,7 +43,7 @@ pub(super) fn stamp_samples() -> Vec<Vec<u8>> {
     vec![with_tlvs, answer, sealed_request]
 }
 
-/// A packet as a reflector gets it, and as a sender gets an answer, open and authenticated.
+/// A packet as a reflector receives it, and as a sender receives an answer, open and authenticated.
 pub(super) fn stamp(bytes: &[u8]) {
     let (from, local): (SocketAddr, SocketAddr) = (([192, 0, 2, 1], 9_000).into(), ([192, 0, 2, 2], 862).into());
     for authentication in [Authentication::Open, Authentication::with_secret(b"secret")] {
@@ -69,7 +69,7 @@ pub(super) fn stamp(bytes: &[u8]) {
             }
             assert!(is_twamp || packet.len() == bytes.len(), "an answer is as long as its request");
             let again = reflector().reflect(&mut packet, &received, local, QUALITY, NOW_NS + 2_000);
-            assert!(again.is_err(), "what a reflector says is answered by another");
+            assert!(again.is_err(), "a reflector's answer is answered by another");
         }
     }
     let mut sender = SenderSession::new(SenderConfig::stamp(0xabcd), QUALITY);
@@ -100,7 +100,7 @@ pub(super) fn twamp_samples() -> Vec<Vec<u8>> {
 }
 
 /// A client's side of a control connection as the server reads it, and a server's messages as the
-/// client does.
+/// client reads them.
 pub(super) fn twamp(bytes: &[u8]) {
     const SESSIONS_MAX: u32 = 2;
     let ports = ReflectorPorts::new(vec![8_620], None);

@@ -1,8 +1,8 @@
-//! The medium of a faulty disk: its memory, what is bad of it, and the record of what it was told.
+//! The medium of a faulty disk: its memory, its bad blocks, and the record of what it was told.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the medium was told, in order, by all disks that share the record.
+/// What a medium was told, in order, for all disks that share the record.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Bytes at an offset of a disk.
@@ -14,12 +14,12 @@ pub enum Event {
         /// What.
         bytes: Vec<u8>,
     },
-    /// Everything that was written to a disk so far is on it for good.
+    /// Everything written to a disk so far is on it for good.
     Flush {
         /// Which disk.
         disk: usize,
     },
-    /// A mark of the test's.
+    /// A mark set by the test.
     Mark(u64),
 }
 
@@ -36,19 +36,19 @@ impl Record {
         self.lock().push(event);
     }
 
-    /// Puts a mark between what happened before and what will.
+    /// Puts a mark between what happened before and what happens from now on.
     pub fn mark(&self, number: u64) {
         self.push(Event::Mark(number));
     }
 
-    /// Everything so far.
+    /// Everything recorded so far.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.lock().clone()
     }
 }
 
-/// Which blocks are bad: those that hold this, when they are read or when they are written.
+/// Which blocks are bad: those that contain these bytes, when they are read or written.
 #[derive(Clone, Debug, Default)]
 pub struct BadBlocks {
     /// Reading a block with these bytes in it fails.
@@ -65,7 +65,7 @@ pub(super) struct Medium {
     pub(super) record: Option<(Record, usize)>,
 }
 
-/// What a mutex holds, also after a panic.
+/// The contents of a mutex, even after a panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The FUSE file system of one file: its root is a regular file, mounted over another one
+//! A FUSE file system with a single file: its root is a regular file, mounted over another one
 //! (include/uapi/linux/fuse.h).
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::medium::{Medium, lock};
 use crate::fuse::{Answer, Fields, init, serve};
 
-/// `FOPEN_DIRECT_IO`: nothing is kept in the page cache, so a write is a write.
+/// `FOPEN_DIRECT_IO`: nothing is kept in the page cache, so every write arrives.
 const DIRECT_IO: u32 = 1;
 
 const SET_ATTRIBUTES: u32 = 4;
@@ -27,7 +27,7 @@ const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
 
-/// Shows `medium` as the file at `path`, until it is unmounted; then the thread ends.
+/// Presents `medium` as the file at `path`, until it is unmounted; then the thread ends.
 pub(super) fn mount_file(path: &Path, medium: Arc<Medium>) -> JoinHandle<()> {
     serve(path, "100600", move |operation, _, body| answer(operation, body, &medium))
 }

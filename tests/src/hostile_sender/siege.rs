@@ -1,4 +1,4 @@
-//! A node under attack by a hostile sender, and what has to be so afterwards.
+//! A node under attack by a hostile sender, and what must hold afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +27,8 @@ pub struct AttackedNode {
     outside: BTreeMap<PathBuf, Item>,
 }
 
-/// What the node's processes may take: their buffers (256 MiB at most, if all have been used) and a
-/// little.
+/// What the node's processes may use: their buffers (256 MiB at most, once all have been used) and
+/// a little more.
 const CONTROL_KIB_MAX: u64 = 200 << 10;
 const DATA_PLANE_KIB_MAX: u64 = 500 << 10;
 
@@ -36,7 +36,7 @@ impl AttackedNode {
     /// Starts the node, and the honest transfer.
     ///
     /// # Panics
-    /// If that cannot be.
+    /// If that fails.
     #[must_use]
     pub fn begin() -> Self {
         let pair = Pair::new();
@@ -83,7 +83,7 @@ impl AttackedNode {
         fs::read(self.pair.shared.join("in").join(name)).ok()
     }
 
-    /// Everything is as it should be.
+    /// Asserts that everything is as it should be.
     ///
     /// # Panics
     /// If it is not.
@@ -106,20 +106,20 @@ impl AttackedNode {
     }
 }
 
-/// Content of so many chunks.
+/// Contents that make up this many chunks.
 #[must_use]
 pub fn file_of_chunks(chunks: usize, seed: u64) -> Vec<u8> {
     Random::new(seed).bytes(chunks * CHUNK_BYTES as usize - 1_000)
 }
 
-/// Everything is said that there is to say after the last chunk.
+/// Sends everything that follows the last chunk.
 pub fn say_the_end(sender: &mut HostileSender, complete: &[(u32, &[u8])]) {
     let complete = complete.iter().map(|&(file, bytes)| (file, *blake3::hash(bytes).as_bytes())).collect();
     sender.stranger.say(&Message::FilesComplete(complete));
     sender.stranger.say(&Message::AllSent(SenderSummary::default()));
 }
 
-/// Hears that everything is stored.
+/// Listens until the node reports that everything is stored.
 ///
 /// # Panics
 /// If the node refuses or closes the connection.

@@ -17,37 +17,37 @@ pub struct PathArguments {
     /// Rate of each direction, in whole IP packets
     #[arg(long, value_name = "RATE", default_value = "1Gbit", value_parser = parse_rate)]
     pub rate: u64,
-    /// Part of the packets lost from the first side to the second: 0.01 is one in a hundred
+    /// Fraction of the packets lost from the first side to the second: 0.01 is one in a hundred
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = parse_part)]
     pub loss: f64,
-    /// The same for the way back
+    /// The same for the other direction
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = parse_part)]
     pub reverse_loss: f64,
     /// Mean length of a burst of losses
     #[arg(long, value_name = "PACKETS", default_value_t = 1.0)]
     pub loss_burst: f64,
-    /// Bytes that wait for the link at most; one product of rate and round trip if not said
+    /// The most bytes that may wait for the link; the bandwidth-delay product if not given
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub buffer: Option<u64>,
-    /// Part that comes late
+    /// Fraction that arrives late
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = parse_part)]
     pub reorder: f64,
     /// How late at most
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_ms)]
     pub reorder_by: f64,
-    /// Part that comes twice
+    /// Fraction that arrives twice
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = parse_part)]
     pub duplicate: f64,
-    /// Part that comes with a flipped bit
+    /// Fraction that arrives with a flipped bit
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = parse_part)]
     pub corrupt: f64,
     /// MTU of both sides' devices
     #[arg(long, value_name = "BYTES", default_value_t = 1_500, value_parser = clap::value_parser!(u32).range(576..=65_535))]
     pub mtu: u32,
-    /// Larger packets vanish on the way without a word
+    /// Larger packets vanish silently on the way
     #[arg(long, value_name = "BYTES")]
     pub black_hole: Option<usize>,
-    /// Where the path's randomness comes from
+    /// Seed of the path's randomness
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -84,10 +84,10 @@ pub struct LabArguments {
     pub command: Vec<String>,
 }
 
-/// Makes an emulated path, runs a command on it or waits, and tells what happened to the packets.
+/// Makes an emulated path, runs a command on it or waits, and reports what happened to the packets.
 ///
 /// # Errors
-/// If the path cannot be made, or the command not be started.
+/// If the path cannot be made, or the command cannot be started.
 pub fn lab(arguments: &LabArguments, out: &mut impl Write) -> io::Result<ExitCode> {
     if let Some(why) = missing() {
         return Err(io::Error::other(format!("no emulated path can be made here: {why}")));
@@ -113,7 +113,7 @@ pub fn lab(arguments: &LabArguments, out: &mut impl Write) -> io::Result<ExitCod
     Ok(code)
 }
 
-/// Counters in a line.
+/// Counters on one line.
 #[must_use]
 pub fn describe(counters: &Counters) -> String {
     let Counters { packets_in, packets_out, bytes_out, overflowed, lost, reordered, duplicated, corrupted, .. } =

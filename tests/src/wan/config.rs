@@ -11,13 +11,13 @@ pub struct WanConfig {
     pub reverse: LinkConfig,
     /// The MTU of both sides' devices.
     pub mtu: u32,
-    /// Where all randomness comes from.
+    /// The seed of all randomness.
     pub seed: u64,
 }
 
 impl WanConfig {
-    /// The same clean link both ways: a round trip of `rtt_ms` and a buffer of one product of
-    /// bandwidth and delay.
+    /// The same clean link both ways: a round trip of `rtt_ms` and a buffer of one bandwidth-delay
+    /// product.
     #[must_use]
     pub fn clean(rate_bits_per_second: u64, rtt_ms: f64) -> Self {
         let link = LinkConfig::clean(rate_bits_per_second, rtt_ms);

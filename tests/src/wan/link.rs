@@ -1,40 +1,40 @@
 //! One direction of an emulated path: when each packet comes out, if at all.
 //!
-//! The link is a rate with a buffer before it (a packet that finds it full is dropped), a delay,
-//! and harm: loss (each for itself or in bursts), duplication, reordering, damage. Time comes in as
-//! a value.
+//! The link has a rate with a buffer in front of it (a packet that finds it full is dropped), a
+//! delay, and impairments: loss (independent or in bursts), duplication, reordering, corruption.
+//! Time is passed in as a value.
 
 use crate::random::Random;
 
-/// What a direction is like.
+/// The properties of a direction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkConfig {
     /// Bits per second of whole IP packets.
     pub rate_bits_per_second: u64,
     /// One-way delay.
     pub delay_ns: u64,
-    /// Bytes that wait for the link at most.
+    /// The most bytes that may wait for the link.
     pub buffer_bytes: u64,
-    /// Packets above this size vanish without a word: a black hole for path MTU discovery.
+    /// Packets above this size vanish silently: a black hole for path MTU discovery.
     pub packet_bytes_max: usize,
-    /// Chance that a packet is lost.
+    /// Probability that a packet is lost.
     pub loss: f64,
-    /// Mean length of a burst of losses; 1 or less for losses each for itself. The part that is
-    /// lost is the same.
+    /// Mean length of a burst of losses; 1 or less for independent losses. The fraction lost is the
+    /// same.
     pub loss_burst: f64,
-    /// Part that comes later than its followers, by up to [`LinkConfig::reordering_ns`].
+    /// Fraction that arrives later than its followers, by up to [`LinkConfig::reordering_ns`].
     pub reordering: f64,
-    /// How much later.
+    /// The largest such delay.
     pub reordering_ns: u64,
-    /// Part that comes twice.
+    /// Fraction that arrives twice.
     pub duplication: f64,
-    /// Part in which a bit is flipped.
+    /// Fraction in which a bit is flipped.
     pub corruption: f64,
 }
 
 impl LinkConfig {
-    /// A clean link, half a round trip long, with a buffer of one product of bandwidth and round
-    /// trip.
+    /// A clean link, half a round trip long, with a buffer of one product of bandwidth and
+    /// round-trip time.
     #[must_use]
     pub fn clean(rate_bits_per_second: u64, rtt_ms: f64) -> Self {
         Self {
@@ -55,13 +55,13 @@ impl LinkConfig {
 /// What happened to the packets of a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets that came in, and their bytes.
+    /// Packets that came in.
     pub packets_in: u64,
-    /// Bytes of them.
+    /// Their bytes.
     pub bytes_in: u64,
     /// Packets written to the other side.
     pub packets_out: u64,
-    /// Bytes of them.
+    /// Their bytes.
     pub bytes_out: u64,
     /// Dropped because the buffer was full.
     pub overflowed: u64,
@@ -69,20 +69,19 @@ pub struct Counters {
     pub lost: u64,
     /// Dropped because they were too large.
     pub too_large: u64,
-    /// Came later than their followers.
+    /// Arrived later than their followers.
     pub reordered: u64,
-    /// Came twice.
+    /// Arrived twice.
     pub duplicated: u64,
-    /// Came with a flipped bit.
+    /// Arrived with a flipped bit.
     pub corrupted: u64,
-    /// Dropped because the emulator itself had no room: its results are worth nothing if this is
-    /// not 0.
+    /// Dropped because the emulator itself had no room: its results are worthless if this is not 0.
     pub emulator_full: u64,
     /// Dropped because the receiving side's device refused them.
     pub refused: u64,
     /// The longest wait for the link, in microseconds.
     pub queue_us_max: u64,
-    /// The latest that a packet was written after it was due, in microseconds.
+    /// The longest time by which a packet was written late, in microseconds.
     pub late_us_max: u64,
 }
 
@@ -91,16 +90,16 @@ pub struct Counters {
 pub enum Fate {
     /// It is gone.
     Gone,
-    /// It comes out at a time, behind those before it.
+    /// It comes out at a given time, behind those before it.
     InOrder {
         /// When.
         due_ns: u64,
-        /// Whether it comes once more.
+        /// Whether it comes out twice.
         twice: bool,
         /// A bit to flip, counted from the first.
         flip: Option<usize>,
     },
-    /// It comes out at a time, among or behind those after it.
+    /// It comes out at a given time, among or behind those after it.
     Late {
         /// When.
         due_ns: u64,
@@ -132,7 +131,7 @@ impl Link {
         self.config = config;
     }
 
-    /// A packet of `bytes` comes to the link.
+    /// A packet of `bytes` arrives at the link.
     pub fn offer(&mut self, bytes: usize, now_ns: u64) -> Fate {
         let config = self.config;
         self.counters.packets_in += 1;
@@ -158,7 +157,7 @@ impl Link {
             self.counters.reordered += 1;
             return Fate::Late { due_ns: due_ns + self.random.below(config.reordering_ns.max(1)) };
         }
-        // A delay that became shorter does not let a packet overtake those before it.
+        // A delay that has become shorter does not let a packet overtake those before it.
         self.last_due_ns = self.last_due_ns.max(due_ns);
         let twice = self.chance(config.duplication);
         let flip = self.chance(config.corruption).then(|| self.random.below(bytes as u64 * 8) as usize);
@@ -172,7 +171,8 @@ impl Link {
         if loss_burst <= 1.0 || loss >= 1.0 {
             return self.chance(loss);
         }
-        // A chain of a state that loses nothing and one that loses everything (Gilbert 1960).
+        // A chain of two states, one that loses nothing and one that loses everything (Gilbert
+        // 1960).
         let leaves = 1.0 / loss_burst;
         let change = if self.in_burst { leaves } else { leaves * loss / (1.0 - loss) };
         if self.chance(change) {
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_packet_takes_its_time_on_the_link_and_the_way() {
         let (_, fates) = pass(LinkConfig::clean(10_000_000, 20.0), 2, 0);
-        // 1250 bytes take a millisecond at 10 Mb/s, and the way ten.
+        // 1250 bytes take a millisecond at 10 Mb/s, and the path ten.
         let due = |ms: u64| Fate::InOrder { due_ns: ms * 1_000_000, twice: false, flip: None };
         assert_eq!(fates, [due(11), due(12)]);
     }

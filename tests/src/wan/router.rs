@@ -19,13 +19,13 @@ use rustix::io::Errno;
 use super::config::WanConfig;
 use super::link::{Counters, Fate, Link, LinkConfig};
 
-/// Packets read before those that are due are looked at again.
+/// How many packets are read before due packets are looked at again.
 const READ_BATCH: usize = 64;
 /// Slots beyond what the path itself can hold.
 const SPARE_SLOTS: usize = 8_192;
 /// The arena of one direction is never larger than this.
 const ARENA_BYTES_MAX: usize = 2 << 30;
-/// How long a thread sleeps at most, so that it sees the end.
+/// The longest that a thread sleeps, so that it notices the end.
 const NAP_NS: u64 = 50_000_000;
 /// The emulator stands for the network, which does not wait for the hosts' processes.
 const PRIORITY: i32 = -15;
@@ -113,7 +113,7 @@ struct Waiting {
     bytes: u32,
 }
 
-/// Packets that wait.
+/// Packets that are waiting.
 #[derive(Debug)]
 struct Store {
     arena: Vec<u8>,
@@ -126,8 +126,8 @@ struct Store {
 impl Store {
     fn new(link: &LinkConfig, slot_bytes: usize) -> Self {
         let on_the_way = link.rate_bits_per_second as u128 * u128::from(link.delay_ns) / 8_000_000_000;
-        // Packets are smaller than the MTU now and then; acknowledgements are, but then there are
-        // few of them.
+        // Packets are sometimes smaller than the MTU; acknowledgements are, but then there are few
+        // of them.
         let slots = 2 * (on_the_way as usize + link.buffer_bytes as usize) / slot_bytes + SPARE_SLOTS;
         let slots = slots.min(ARENA_BYTES_MAX / slot_bytes);
         Self {
@@ -262,8 +262,8 @@ impl Direction {
                     counters.bytes_out += u64::from(first.bytes);
                     counters.late_us_max = counters.late_us_max.max((now_ns - first.due_ns) / 1_000);
                 }
-                // A flipped bit in the IP header makes a packet that the kernel does not take: it
-                // is lost, as it would be.
+                // A flipped bit in the IP header makes a packet that the kernel rejects: it is
+                // lost, as it would be on a real path.
                 Err(Errno::INVAL) => counters.lost += 1,
                 Err(_) => counters.refused += 1,
             }

@@ -20,10 +20,10 @@ pub struct TableArguments {
     /// The path; its loss is replaced by each of `--losses`.
     #[command(flatten)]
     pub path: PathArguments,
-    /// Parts of the packets lost, one row each
+    /// Fractions of the packets lost, one row each
     #[arg(long, value_delimiter = ',', default_value = "0,0.001,0.01,0.03")]
     pub losses: Vec<f64>,
-    /// For how long each peer sends; Culvert sends what fills the path for as long
+    /// How long each peer sends; Culvert sends what fills the path for as long
     #[arg(long, default_value_t = 20)]
     pub seconds: u64,
     /// More options for `culvert bench net`
@@ -31,12 +31,12 @@ pub struct TableArguments {
     pub culvert_options: String,
 }
 
-/// What a transfer over the path came to.
+/// The outcome of a transfer over the path.
 #[derive(Debug)]
 pub struct Measured {
     /// Payload bits per second over the whole run, start-up included.
     pub goodput_bits_per_second: f64,
-    /// What happened to the packets of the data's direction, and of the other.
+    /// What happened to the packets in the direction of the data, and in the other.
     pub counters: [Counters; 2],
     /// The result as JSON.
     pub result: Value,
@@ -52,11 +52,11 @@ pub struct WanPair {
 }
 
 impl WanPair {
-    /// Starts a node on the second side that the first knows as `second`, or says why the test is
+    /// Starts a node on the second side that the first knows as `second`, or prints why the test is
     /// skipped.
     ///
     /// # Panics
-    /// If the path or the node cannot be made although it should.
+    /// If the path or the node cannot be made although it should be possible.
     #[must_use]
     pub fn new(config: &WanConfig) -> Option<Self> {
         let room = tempfile::Builder::new().prefix("culvert-wan-").tempdir().expect("a directory can be made");
@@ -64,7 +64,7 @@ impl WanPair {
         Self::with(config, room, &there)
     }
 
-    /// As [`WanPair::new`], in a room of the test's, with the node's state where it wants it.
+    /// As [`WanPair::new`], in the test's room, with the node's state where the test wants it.
     ///
     /// # Panics
     /// As [`WanPair::new`].
@@ -83,7 +83,7 @@ impl WanPair {
         Some(Self { wan, room, node })
     }
 
-    /// The directory in which both sides' state lies; the second permits all of it.
+    /// The directory with both sides' state; the second permits all of it.
     #[must_use]
     pub fn room(&self) -> &std::path::Path {
         self.room.path()
@@ -115,7 +115,7 @@ impl WanPair {
         let mut arguments = vec!["bench", "--json", "net", "second", "--size", &size];
         arguments.extend(options);
         let result = self.run_here(&arguments).exits(0).json();
-        assert_eq!(result["bytes"], bytes, "all bytes arrive");
+        assert_eq!(result["bytes"], bytes, "not all bytes arrived");
         Measured {
             goodput_bits_per_second: result["goodput_bps"].as_f64().unwrap_or(0.0),
             counters: [self.wan.counters(0), self.wan.counters(1)],
@@ -127,7 +127,7 @@ impl WanPair {
 /// Measures and writes the table in Markdown.
 ///
 /// # Errors
-/// The writer's, or that the path cannot be made.
+/// The writer's, or if the path cannot be made.
 ///
 /// # Panics
 /// If a program that is measured fails.
@@ -192,7 +192,7 @@ fn iperf3(config: &WanConfig, congestion: &str, seconds: u64) -> Option<f64> {
             let _ = server.0.wait();
             return ran.json()["end"]["sum_received"]["bits_per_second"].as_f64();
         }
-        // The server may not listen yet.
+        // The server may not be listening yet.
         if began.elapsed() > Duration::from_secs(5) {
             return None;
         }

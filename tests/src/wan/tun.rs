@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// `TUNSETIFF` of linux/if_tun.h.
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<std::ffi::c_int>(b'T', 202);
-/// `IFF_TUN | IFF_NO_PI`: IP packets without a header of their own.
+/// `IFF_TUN | IFF_NO_PI`: IP packets without an extra header.
 const FLAGS: i16 = 0x0001 | 0x1000;
 
 /// `struct ifreq` of linux/if.h, as far as TUNSETIFF reads it.
@@ -22,7 +22,7 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// Makes a TUN device called `name` in a namespace that `ip netns` made, and returns its
+/// Makes a TUN device called `name` in a namespace created by `ip netns`, and returns its
 /// descriptor, which does not block.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ struct InterfaceRequest {
 pub(crate) fn create(namespace: &str, name: &str) -> io::Result<OwnedFd> {
     let namespace = File::open(format!("/run/netns/{namespace}"))?;
     let name = name.to_owned();
-    // Only a thread of its own may change its namespace without taking the caller along.
+    // Only a separate thread can change its namespace without taking the caller along.
     let made = std::thread::spawn(move || -> io::Result<OwnedFd> {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         let device = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;

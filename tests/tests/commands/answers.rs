@@ -1,5 +1,5 @@
-//! What commands answer programs with: one JSON document always, of a schema, and exit codes of one
-//! table.
+//! What commands answer to programs: always one JSON document, which conforms to a schema, and exit
+//! codes from one table.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use culvert_tests::program::{Ran, command, run};
 use culvert_tests::schema::assert_valid;
 use serde_json::Value;
 
-/// The one document of a command that was given `--json`.
+/// The only document of a command that was given `--json`.
 #[track_caller]
 fn document(ran: &Ran) -> Value {
     let mut documents = serde_json::Deserializer::from_str(&ran.out).into_iter::<Value>();
@@ -29,20 +29,20 @@ fn answers(ran: &Ran, schema: &str) -> Value {
     document
 }
 
-/// A failure: its document, and that it has the exit code's number and a word.
+/// A failure: its document, checked for the exit code and for the word.
 #[track_caller]
 fn fails(ran: &Ran, code: i32, word: &str) -> Value {
     let document = document(ran);
     assert_valid(&document, "failure");
     assert_eq!((ran.code, &document["error"]["code"]), (code, &word.into()), "{ran:?}");
     assert_eq!(document["error"]["exit_code"], code);
-    // People read the same.
+    // People read the same text.
     let text = document["error"]["text"].as_str().unwrap();
     assert!(ran.err.contains(text.lines().next().unwrap()), "{ran:?}");
     document
 }
 
-/// Standard output was empty, and a program had to read the sentence.
+/// Regression: standard output was empty, and a program had to parse the sentence.
 #[test]
 fn every_failure_is_an_object_with_code_text_and_exit_code() {
     let pair = Pair::new();
@@ -64,13 +64,13 @@ fn every_failure_is_an_object_with_code_text_and_exit_code() {
     fails(&here(&["bench", "limit", "--json", "--core", "4095"]), 2, "usage");
     fails(&here(&["config", "show", "--json", "--config", "/not/there.toml"]), 7, "bad_host");
     fails(&here(&["demo", "--json", "--directory", "/not/there"]), 7, "bad_host");
-    // A host that there is not; the name is none that anybody is asked about.
+    // A host that does not exist; no resolver is asked about such a name.
     let unknown =
         fails(&here(&["send", "--json", "--retries", "0", "/etc/hostname", "culvert://a..b/x"]), 3, "not_found");
     assert!(unknown["transfer"].as_str().is_some_and(|id| id.len() == 26), "{unknown}");
 }
 
-/// Errors that clap finds were only said on standard error.
+/// Regression: errors that clap finds were only reported on standard error.
 #[test]
 fn a_command_line_that_is_none_is_answered_like_every_failure() {
     let room = tempfile::tempdir().unwrap();
@@ -147,8 +147,8 @@ fn every_answer_is_one_document_of_its_schema() {
     drop(node);
 }
 
-/// The record was printed and the sentence after it was all that told why; without a record there
-/// was nothing.
+/// Regression: the record was printed, and only the sentence after it gave the reason; without a
+/// record there was nothing.
 #[test]
 fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_once() {
     let pair = Pair::new();
@@ -162,7 +162,7 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     fails(&here(&["transfer", "submit", "--json", "/dev/null", &destination]), 1, "failed");
     fails(&here(&["transfer", "submit", "--json", "/etc/hostname", "nobody:/x"]), 3, "not_found");
     let list = here(&["transfer", "list", "--json"]).exits(0);
-    assert_eq!(list.out, "", "what was refused is no transfer");
+    assert_eq!(list.out, "", "a refused request is not a transfer");
     let file = pair.path("file");
     fs::write(&file, vec![1; 32 << 20]).unwrap();
     let file = file.display().to_string();
@@ -173,10 +173,10 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
         let record = here(&["transfer", "show", id, "--json"]).json();
         (record["progress"]["bytes_done"].as_u64() > Some(0)).then_some(())
     });
-    // Any beginning will do that is no other's.
+    // Any unambiguous prefix will do.
     let paused = answers(&here(&["transfer", "pause", &id[..16], "--json"]), "transfer-state");
     assert_eq!(paused["state"], "paused");
-    // The partner read that somebody had canceled it.
+    // The partner used to read that somebody had canceled it.
     let record = wait_for("the partner's record", || {
         let record = run(&pair.there, ["transfer", "show", id, "--json"]).json();
         (record["state"] != "active").then_some(record)
@@ -206,8 +206,7 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     assert_valid(last, "transfer-record");
     let table = here(&["transfer", "list"]).exits(0).out;
     assert!(table.starts_with("ID ") && table.contains("STARTED") && table.contains(id), "{table}");
-    // Options that only a data plane of the command's own could have are not passed over in
-    // silence.
+    // Options that only make sense for a data plane of the command's own are not silently ignored.
     for option in [["--mtu", "1500"], ["--cores", "0"], ["--memory", "1G"], ["--ports", "any"]] {
         let refused = here(&[&["send", "--json", &file, &destination][..], &option].concat());
         let answer = fails(&refused, 2, "usage");
@@ -217,7 +216,7 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     let small = pair.path("small");
     fs::write(&small, "content").unwrap();
     here(&["send", small.to_str().unwrap(), &destination]).exits(0).says("the node running with");
-    // Both nodes say what went well, too.
+    // Both nodes report what went well, too.
     wait_for("a line of each", || {
         let said = |log: &str| log.contains("stored 1 file, 7 B");
         (said(&node.log()) && said(&ours.log())).then_some(())
@@ -287,7 +286,7 @@ fn with_json(command: &clap::Command, above: &str, found: &mut Vec<String>) {
     below.for_each(|below| with_json(below, &name, found));
 }
 
-/// A perfSONAR host is not at hand; what is printed of its answers is.
+/// No perfSONAR host is at hand, but what is printed of its answers is.
 #[test]
 fn answers_of_a_perfsonar_host_are_of_their_schema() {
     use culvert_perfsonar::pscheduler::{Discovery, Outcome};
@@ -302,7 +301,7 @@ fn answers_of_a_perfsonar_host_are_of_their_schema() {
     assert_valid(&found, "path-pscheduler");
 }
 
-/// Some had none.
+/// Regression: some had none.
 #[test]
 fn every_command_with_json_has_a_schema_that_the_table_lists() {
     let mut program = Cli::command();
@@ -311,7 +310,7 @@ fn every_command_with_json_has_a_schema_that_the_table_lists() {
     program.get_subcommands().filter(|below| !below.is_hide_set()).for_each(|below| with_json(below, "", &mut found));
     found.sort_unstable();
     let listed: Vec<&str> = SCHEMAS.iter().map(|&(command, _)| command).collect();
-    assert_eq!(found, listed, "commands with --json, and those of which the schemas are known");
+    assert_eq!(found, listed, "commands with --json, and those whose schemas are known");
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     let table = fs::read_to_string(directory.join("README.md")).unwrap();
     for &(command, schemas) in SCHEMAS {
@@ -323,7 +322,7 @@ fn every_command_with_json_has_a_schema_that_the_table_lists() {
         let verb = command.split(' ').next_back().unwrap();
         let is_told =
             |row: &str| row.contains(verb) && schemas.iter().any(|schema| row.contains(&format!("({schema}.json)")));
-        assert!(table.lines().any(is_told), "the table of docs/schemas says nothing of '{command}'");
+        assert!(table.lines().any(is_told), "the table of docs/schemas does not mention '{command}'");
     }
 }
 
@@ -350,7 +349,7 @@ fn the_lists_of_exit_codes_are_those_of_the_program() {
     }
 }
 
-/// Values that no option of this kind takes: kinds are the names of values in the help.
+/// Values that no option of this kind accepts: kinds are the names of values in the help.
 fn wrong_values(option: &str, kind: &str) -> &'static [&'static str] {
     match (option, kind) {
         ("memory", _) => &["x", "-1", "1"],
@@ -358,7 +357,7 @@ fn wrong_values(option: &str, kind: &str) -> &'static [&'static str] {
         ("cores", _) => &["x", "9-1", "4095"],
         ("remote-cores", _) => &["x", "9-1"],
         ("datapath" | "listen" | "metrics" | "bind" | "af-xdp-mode" | "profile", _) => &["non sense"],
-        // Zero of these is a number like others.
+        // For these, zero is a valid number.
         ("dscp" | "retries" | "limit" | "lane" | "timeout" | "busy-poll", _) => &["x", "-1", "99999999999999999999"],
         (_, "N" | "SECONDS" | "BYTES" | "TIME") => &["x", "-1", "0", "99999999999999999999", "nan"],
         (_, "SIZE") => &["x", "-1", "99999999999999999999T"],
@@ -384,7 +383,7 @@ fn options_of(command: &clap::Command, path: &[String], found: &mut Vec<(Vec<Str
     }
 }
 
-/// `--mtu 1` was the host's fault, and `--flows 0` the command line's.
+/// Regression: `--mtu 1` was blamed on the host, but `--flows 0` on the command line.
 #[test]
 fn a_value_out_of_range_is_the_command_lines_fault() {
     let pair = Pair::new();
@@ -417,7 +416,7 @@ fn a_value_out_of_range_is_the_command_lines_fault() {
     }
     assert!(otherwise.is_empty(), "{}", otherwise.join("\n"));
     assert!(count > 150, "only {count} were tried");
-    // What a variable or a file says is the configuration.
+    // A value from a variable or a file belongs to the configuration.
     for (variable, wrong) in
         [("CULVERT_MTU", "1"), ("CULVERT_PORTS", "0"), ("CULVERT_MEMORY", "1"), ("CULVERT_CORES", "4095")]
     {

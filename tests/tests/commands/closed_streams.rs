@@ -1,5 +1,5 @@
-//! Standard error that takes nothing: its disk is full, or its reader is gone. What could not be
-//! said ends nothing.
+//! Standard error that accepts nothing: its disk is full, or its reader is gone. A message that
+//! cannot be written ends nothing.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::Random;
 
-/// Whatever is written there finds no room.
+/// Whatever is written to it finds no space.
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
@@ -20,7 +20,7 @@ fn without_reader() -> Stdio {
     writer.into()
 }
 
-/// Each ended with 101.
+/// Regression: each ended with 101.
 #[test]
 fn an_error_that_cannot_be_said_keeps_its_code() {
     let room = tempfile::tempdir().unwrap();
@@ -36,7 +36,7 @@ fn an_error_that_cannot_be_said_keeps_its_code() {
     }
 }
 
-/// Progress was not worth a transfer to anybody but this program.
+/// Regression: progress that could not be written ended the transfer.
 #[test]
 fn progress_that_nobody_reads_ends_no_transfer() {
     let pair = Pair::new();
@@ -54,7 +54,7 @@ fn progress_that_nobody_reads_ends_no_transfer() {
     pair.meet(node.port);
     let source = pair.path("large");
     fs::write(&source, Random::new(41).bytes(14 << 20)).unwrap();
-    // Long enough for a line of progress, of which one comes every ten seconds.
+    // Long enough for a progress line, which is printed every ten seconds.
     let destination = format!("second:{}", pair.shared.join("copy").display());
     let mut sending = command(&pair.here, ["send", "--json", "--rate", "10M"]);
     let child = sending.arg(&source).arg(destination).stdout(Stdio::piped()).stderr(without_reader()).spawn().unwrap();

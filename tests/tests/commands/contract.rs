@@ -18,13 +18,13 @@ fn the_demo_moves_verifies_and_cleans_up() {
     assert_eq!(result["state"], "succeeded", "{result}");
     assert!(result["bytes"].as_u64().unwrap() >= 200_000_000);
     let left: Vec<_> = fs::read_dir(room.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert!(left.iter().all(|name| name == "state"), "the demo leaves {left:?}");
+    assert!(left.iter().all(|name| name == "state"), "the demo leaves {left:?} behind");
 }
 
 #[test]
 fn the_demo_works_without_root() {
     if !is_root() {
-        // Then every other test shows it.
+        // Then every other test shows this.
         return;
     }
     let room = tempfile::tempdir().unwrap();
@@ -139,8 +139,8 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
     let said = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
-    // The contract's names are in bits per second, as networks are; promtool would have bytes.
-    // Nothing else may be said.
+    // The contract's names are in bits per second, as is usual for networks; promtool would prefer
+    // bytes. It must not complain about anything else.
     let unexpected: Vec<_> =
         said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
@@ -204,7 +204,7 @@ fn the_data_plane_has_no_capabilities_and_a_seccomp_filter() {
         assert_eq!(field(set).trim_start_matches('0'), "", "{set} {status}");
     }
     assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
-    // Every thread of it.
+    // All of its threads.
     for task in fs::read_dir(format!("/proc/{}/task", node.data_plane())).unwrap().flatten() {
         let status = fs::read_to_string(task.path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2") && status.contains("CapEff:\t0000000000000000"), "{status}");
@@ -223,14 +223,14 @@ fn completions_manuals_settings_and_versions() {
     let ran: Ran = show.env("CULVERT_MEMORY", "256MiB").output().unwrap().into();
     let ran = ran.exits(0);
     assert!(ran.out.contains("CULVERT_MEMORY") && ran.out.contains("256"), "{}", ran.out);
-    // A variable that means nothing is named, not passed over.
+    // A variable with a meaningless value is named, not ignored.
     let mut show = command(room.path(), ["config", "show"]);
     let ran: Ran = show.env("CULVERT_MEMORY", "plenty").output().unwrap().into();
     ran.exits(7).says("CULVERT_MEMORY").says("plenty");
 }
 
-/// What people type who come from scp and rsync: an unexpected argument, and nothing to do about
-/// it.
+/// What users of scp and rsync type used to be an unexpected argument, without advice on what to do
+/// about it.
 #[test]
 fn habits_of_other_programs_are_answered_with_what_to_type() {
     let room = tempfile::tempdir().unwrap();
@@ -292,7 +292,7 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         let ran = typed(line).exits(2);
         assert!(!ran.err.contains("--preserve") && !ran.err.contains("dry-run") && !ran.err.contains("cp"), "{ran:?}");
     }
-    // The name of a command with a slip is no path.
+    // A misspelled command is not a path.
     for (line, tip) in [
         ("sned ./run-42 bob@host:in", "write 'send' instead of 'sned'"),
         ("gte bob@host:in .", "write 'get' instead of 'gte'"),
@@ -301,7 +301,7 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         let ran = typed(line).exits(2).says(tip);
         assert!(!ran.err.contains("did you mean"), "{ran:?}");
     }
-    // What nobody is to type is not suggested.
+    // What nobody should type is not suggested.
     for line in ["dataplan", "far-en", "farend", "rule-keepe", "--far-ports 1", "help dataplan"] {
         let ran = typed(line).exits(2);
         for hidden in ["'dataplane'", "'far-end", "'rule-keeper'"] {
@@ -364,7 +364,7 @@ fn a_running_node_carries_out_its_users_transfers() {
     assert_eq!(fs::read(pair.shared.join("in")).unwrap(), b"content");
 }
 
-/// It was called a wrong number of paths.
+/// Regression: this was reported as a wrong number of paths.
 #[test]
 fn options_stand_where_they_like() {
     let pair = Pair::new();
@@ -378,7 +378,7 @@ fn options_stand_where_they_like() {
     run(&pair.here, ["send", "-q"]).exits(2);
 }
 
-/// A firewall was blamed for a port that takes connections.
+/// Regression: a firewall was blamed for a port that accepts connections.
 #[test]
 fn a_stopped_node_is_called_stopped() {
     let pair = Pair::new();

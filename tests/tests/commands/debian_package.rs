@@ -1,6 +1,6 @@
-//! The first hour of an admin: the package on a bare Debian, set up as `docs/operations.md` writes
-//! it, and what becomes of it. There is no service manager: its units are verified there, and what
-//! they start is started by hand.
+//! An admin's first hour: the package on a bare Debian, set up as `docs/operations.md` describes,
+//! and what becomes of it. There is no service manager: its units are verified there, and what they
+//! start is started by hand.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -29,7 +29,7 @@ fn package(room: &Path) -> PathBuf {
     package.build(room).unwrap()
 }
 
-/// The same package under a higher revision, without the time that packing takes.
+/// The same package with a higher revision, without the time that packing takes.
 fn next_revision(package: &Path) -> PathBuf {
     let (tree, next) = (package.with_extension("tree"), package.with_file_name("next.deb"));
     let dpkg = |arguments: &[&std::ffi::OsStr]| {
@@ -69,7 +69,7 @@ impl Units {
         let words = |unit: &Unit| unit.one("ExecStart").split(' ').map(str::to_owned).collect::<Vec<_>>();
         let listen = format!("--listen={socket}");
         let activate = ["systemd-socket-activate", "--seqpacket", "--accept", "--inetd", &listen].map(str::to_owned);
-        // systemd removes the one that was there.
+        // systemd removes an existing one.
         let _ = debian.run(&format!("rm -f {socket} /var/lib/culvert/node.json")).exits(0);
         let start = |words: Vec<String>| debian.start_program(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let plane = start([activate.to_vec(), as_user(&plane), words(&plane)].concat());
@@ -103,7 +103,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
     let Some(lab) = Lab::new(1500) else { return };
     let hosts = "127.0.0.1 localhost\n10.96.0.1 dtn.lab-a.org\n10.96.0.2 dtn.lab-b.org\n";
     fs::write(root.join("etc/hosts"), hosts).unwrap();
-    // The root has what the package needs; what it merely recommends would have to be fetched.
+    // The root has what the package needs; what it only recommends would have to be downloaded.
     fs::write(
         root.join("etc/apt/apt.conf.d/99test"),
         "APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\n",
@@ -112,7 +112,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
     fs::write(root.join("etc/dpkg/dpkg.cfg.d/test"), "force-unsafe-io\n").unwrap();
     let debian = HostRoot::start(&root, &lab.names()[0], &[]);
 
-    // The partner is not the test's subject: it is set up with the program as it is.
+    // The partner is not under test: it is set up with the program as it is.
     let partner = room.path().join("partner");
     let incoming = room.path().join("incoming");
     fs::create_dir(&incoming).unwrap();
@@ -137,13 +137,14 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
             continue;
         }
         if line.starts_with("culvert profile verify ") {
-            // The other half is the partner's admin's, by the line that the invitation printed.
+            // The other half is up to the partner's admin, using the line that the invitation
+            // printed.
             let shown = debian.run("culvert profile invite --name lab-a --address dtn.lab-a.org").exits(0).out;
             let mut add = Command::new(culvert());
             add.arg("--state").arg(&partner).args(shown.trim().split(' ').skip(1));
             let permit = format!("{}:both", incoming.display());
             assert!(add.args(["--permit", &permit]).output().unwrap().status.success(), "{shown}");
-            // The partner is on this host, whose list of hosts is not the test's to change.
+            // The partner is on this host, whose hosts file is not the test's to change.
             let moved = command(&partner, ["profile", "edit", "lab-a", "--address", "10.96.0.1"]).output().unwrap();
             assert!(moved.status.success());
         }
@@ -177,12 +178,12 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
     };
     send("before");
 
-    // What systemd would read is what it understands there.
+    // systemd understands everything that it would read there.
     let units_of = "/lib/systemd/system/culvert*";
     let verified = debian.run(&format!("systemd-analyze verify --man=no {units_of}")).exits(0);
     assert!(!verified.err.contains("culvert"), "{verified:?}");
 
-    // A higher revision finds what was there.
+    // A higher revision finds what was there before.
     drop(units);
     let deb = install(&next_revision(&first));
     let upgraded = debian.run(&format!("cd /root && apt install -y ./{deb}")).exits(0);
@@ -194,7 +195,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
     send("after");
     drop(units);
 
-    // Removed, and purged: the key is nobody's to remove but its admin's.
+    // Removed, then purged: only the admin may remove the key.
     let _ = debian.run("apt remove -y culvert").exits(0);
     assert!(!debian.path("usr/bin/culvert").exists() && debian.path("etc/culvert/culvert.toml").exists());
     let purged = debian.run("apt purge -y culvert").exits(0);

@@ -1,8 +1,8 @@
-//! What documents say, done: their commands are typed as they stand on two hosts of the test's own,
-//! their settings are read by the program, and their links lead somewhere.
+//! What the documents say, done: their commands are typed exactly as written on two hosts of the
+//! test, their settings are read by the program, and their links lead somewhere.
 //!
-//! Words in capitals stand for what only a reader knows: `KEY` is the other host's key, `SHA256:…`
-//! one that has asked.
+//! Words in capitals stand for what only the reader knows: `KEY` is the other host's key,
+//! `SHA256:…` that of a host that has asked.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -40,7 +40,7 @@ fn links_lead_somewhere() {
     assert!(dead.is_empty(), "dead links: {dead:#?}");
 }
 
-/// A command that nothing runs is one that is wrong one day.
+/// A command that nothing runs will be wrong one day.
 #[test]
 fn every_block_of_commands_is_run_or_says_why_not() {
     for document in RUN {
@@ -53,7 +53,7 @@ fn every_block_of_commands_is_run_or_says_why_not() {
             match (block.info.as_str(), &block.not_run) {
                 ("sh run" | "sh run debian" | "console run", None) => assert!(has_command, "{place} runs nothing"),
                 ("sh" | "console" | "text", Some(why)) => assert!(why.len() > 5, "{place} does not say why"),
-                // The command that opens an editor stands in a comment.
+                // The command that opens an editor is in a comment.
                 ("toml" | "json" | "ini", None) => {}
                 ("text", None) => assert!(!has_command, "{place} has commands: mark it as run, or say why not"),
                 (info, _) => panic!("{place}: ```{info} is neither run, nor says why not"),
@@ -72,7 +72,7 @@ fn settings_in_documents_are_settings() {
     }
 }
 
-/// A host that has the program, and the other one's address.
+/// A host that has the program and the other host's address.
 struct Host {
     root: HostRoot,
     node: Option<Program>,
@@ -87,7 +87,7 @@ impl Host {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         for directory in ["bin", "sbin", "lib", "lib64"] {
-            // Of a host whose programs all lie below /usr.
+            // On a host whose programs are all below /usr.
             if let Ok(target) = fs::read_link(Path::new("/").join(directory)) {
                 symlink(target, root.join(directory)).unwrap();
             }
@@ -103,7 +103,7 @@ impl Host {
         Self { root, node: None }
     }
 
-    /// Runs a line as a user at home types it.
+    /// Runs a line as a user types it in the home directory.
     fn type_line(&self, line: &str) -> Ran {
         self.root.run(&format!("PATH=/opt/bin:$PATH; cd /root; {line}"))
     }
@@ -156,7 +156,7 @@ impl World {
         Some(world)
     }
 
-    /// What ssh does as far as the program sees it: it names the host, and runs a command there.
+    /// What ssh does, as far as the program can tell: it names the host, and runs a command there.
     fn stand_in_for_ssh(&self) {
         let script = format!(
             "#!/bin/sh\n\
@@ -172,10 +172,10 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Types the commands of a block of a document, which is told by its first words.
+    /// Types the commands of a block in a document; the block is identified by its first words.
     fn type_block(&mut self, document: &str, first: &str) {
         let is_it = |block: &Block| block.info == "sh run" && block.lines.iter().any(|line| line.starts_with(first));
-        let block = blocks_of(document).into_iter().find(is_it).expect("a block begins so");
+        let block = blocks_of(document).into_iter().find(is_it).expect("a block begins like this");
         let mut hosts = vec!["here"];
         for line in &block.lines {
             match line.trim() {
@@ -209,17 +209,17 @@ impl World {
         }
         eprintln!("{place}: {line}");
         let ran = host.type_line(&line);
-        // A busy machine cannot measure everything, which is what that code says.
+        // A busy machine cannot measure everything, which that code reports.
         let is_partial = command.starts_with("culvert path check") && ran.code == 6;
         assert!(ran.code == 0 || is_partial, "{place}: {line}: {ran:?}");
         if command.contains("profile invite") {
-            // That line is for the partner's admin, who says what this host may do there.
+            // That line is for the partner's admin, who decides what this host may do there.
             let _ = other.must(&format!("{} --permit /data/incoming:both", ran.out.trim()));
         }
     }
 }
 
-/// What the tests below type. A block that is added is typed by one of them too.
+/// What the tests below type. A new block must be typed by one of them, too.
 const TYPED: [(&str, &str); 4] = [
     ("README.md", "culvert send ./run-42 you@"),
     ("README.md", "culvert node"),
@@ -255,7 +255,7 @@ fn the_commands_of_the_operations_page_do_what_it_says() {
     let Some(mut world) = World::new() else { return };
     world.here.start_node();
     world.there.start_node();
-    // Somebody asks whom this host does not know.
+    // Somebody whom this host does not know asks.
     let stranger = "culvert --state /root/third";
     let key = world.here.key();
     let _ = world.there.must(&format!("{stranger} profile add lab-a --key {key} --address dtn.lab-a.org"));
@@ -276,7 +276,7 @@ fn the_commands_of_the_path_page_do_what_it_says() {
     world.type_block(TYPED[3].0, TYPED[3].1);
 }
 
-/// What consoles show in the page of tuning is what they show.
+/// The consoles on the tuning page show what the program shows.
 #[test]
 fn the_consoles_of_the_tuning_page_show_what_is_shown() {
     let found: Vec<Block> =
@@ -289,7 +289,7 @@ fn the_consoles_of_the_tuning_page_show_what_is_shown() {
         let mut typed = culvert_tests::program::command(room.path(), command.split(' '));
         let ran: Ran = typed.current_dir(root()).output().unwrap().into();
         let shown: Vec<&str> = ran.out.lines().map(str::trim).collect();
-        // An ellipsis stands for lines that are left out, or for the rest of one.
+        // An ellipsis stands for omitted lines, or for the rest of a line.
         for line in lines.map(|line| line.trim()).filter(|line| *line != "…") {
             let is_shown = match line.strip_suffix("…)") {
                 Some(beginning) => shown.iter().any(|shown| shown.starts_with(beginning)),

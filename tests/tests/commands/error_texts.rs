@@ -1,10 +1,10 @@
-//! What errors look like: all texts of errors in the sources, and some that the program prints.
+//! What errors look like: all error texts in the sources, and some that the program prints.
 
 use culvert_tests::node::Pair;
 use culvert_tests::program::run;
 use culvert_tests::sources::of_product;
 
-/// Where errors are made, up to the text.
+/// Code that makes errors, up to the text.
 const MAKERS: [&str; 6] = [
     "#[error(",
     "CommandError::usage(",
@@ -29,10 +29,10 @@ const BANNED: [&str; 12] = [
     "??",
 ];
 
-/// The string literal that is the text of an error, if what follows its maker has one before
-/// anything else that may be it.
+/// The string literal that is the text of an error, if one follows its maker before anything else
+/// that could be the text.
 fn text_of(mut rest: &str) -> Option<String> {
-    // A code, and what makes a text of a format.
+    // Skips a code, and a macro that formats the text.
     for _ in 0..3 {
         rest = rest.trim_start();
         if let Some(literal) = rest.strip_prefix('"') {
@@ -56,7 +56,7 @@ fn unescaped(literal: &str) -> String {
         match character {
             '"' => break,
             '\\' => match characters.next() {
-                // A line that goes on after the white space of the next.
+                // A line that continues after the white space of the next one.
                 Some('\n') => {
                     let rest = characters.as_str().trim_start();
                     characters = rest.chars();
@@ -72,7 +72,7 @@ fn unescaped(literal: &str) -> String {
 
 fn fault_of(text: &str) -> Option<String> {
     let first = text.split_whitespace().next().unwrap_or_default();
-    // Names that are written so: UDP, AF_XDP.
+    // Names that are written in capitals: UDP, AF_XDP.
     let is_name = first.chars().all(|character| !character.is_lowercase());
     if text.starts_with(char::is_uppercase) && !is_name {
         return Some("it begins with a capital".to_owned());
@@ -120,7 +120,7 @@ fn errors_of_the_system_are_words_and_what_is_missing_names_its_host() {
         assert_ne!(ran.code, 0);
         assert!(ran.err.contains(words) && !ran.err.contains("(os error"), "{ran:?}");
     }
-    // On whose disk it is missing, the sentence did not say.
+    // The sentence used not to say on whose disk it is missing.
     let missing = pair.get("not-there", &pair.path("back"), &[]).exits(3);
     assert!(missing.err.contains("second: ") && missing.err.contains("not-there"), "{missing:?}");
 }

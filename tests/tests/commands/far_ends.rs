@@ -1,4 +1,4 @@
-//! Far ends that ssh starts, and that do not live as long as their transfer.
+//! Far ends that ssh starts, and that do not outlive their transfer.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use culvert_tests::ssh_stand_in::{FarEnd, far_ends_of};
 use culvert_tests::tree::temporary_files;
 use rustix::process::Signal;
 
-/// A transfer to a far end that this host stands in for.
+/// A transfer to a far end for which this host stands in.
 struct Transfer {
     room: tempfile::TempDir,
     child: Child,
@@ -54,7 +54,7 @@ fn assert_stored(room: &Path) {
     assert_eq!(temporary_files(room), [] as [PathBuf; 0]);
 }
 
-/// The dead far end's port was dialed again, in vain, and a firewall was blamed.
+/// Regression: the dead far end's port was dialed again, in vain, and a firewall was blamed.
 #[test]
 fn a_far_end_that_dies_is_started_again() {
     let transfer = Transfer::begin(&[]);
@@ -66,7 +66,7 @@ fn a_far_end_that_dies_is_started_again() {
     assert_stored(room.path());
 }
 
-/// What may be tried again has a code that says so, and a firewall has nothing to do with it.
+/// What may be retried has a code that says so, and a firewall has nothing to do with it.
 #[test]
 fn a_far_end_that_dies_once_too_often_is_a_temporary_failure() {
     let transfer = Transfer::begin(&["--retries", "0"]);
@@ -76,13 +76,13 @@ fn a_far_end_that_dies_once_too_often_is_a_temporary_failure() {
     assert!(!ran.err.contains("firewall"), "{ran:?}");
 }
 
-/// A firewall was blamed for a port that had carried half of the transfer, and nothing was tried
-/// again.
+/// Regression: a firewall was blamed for a port that had carried half of the transfer, and nothing
+/// was retried.
 #[test]
 fn a_far_end_that_is_stopped_for_a_while_is_waited_for() {
     let transfer = Transfer::begin(&[]);
     transfer.signal(Signal::STOP);
-    // Longer than it takes to give the connection up and to call in vain once.
+    // Longer than it takes to give up the connection and to call once in vain.
     std::thread::sleep(Duration::from_secs(45));
     transfer.signal(Signal::CONT);
     let (ran, room) = transfer.end();
@@ -103,7 +103,7 @@ fn a_far_end_that_stays_stopped_is_a_temporary_failure() {
     assert!(ran.err.contains("does not answer") && !ran.err.contains("firewall"), "{ran:?}");
 }
 
-/// Its host takes the connection all the same, so no firewall is in the way.
+/// Its host accepts the connection all the same, so no firewall is in the way.
 #[test]
 fn a_far_end_that_is_stopped_before_it_is_called_is_waited_for() {
     let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
@@ -135,7 +135,7 @@ fn a_far_end_that_is_stopped_before_it_is_called_is_waited_for() {
     assert_stored(room.path());
 }
 
-/// The next attempt waited for its answer for ever.
+/// Regression: the next attempt waited forever for its answer.
 #[test]
 fn a_data_plane_that_stays_stopped_is_a_temporary_failure() {
     let transfer = Transfer::begin(&["--retries", "1"]);
@@ -147,7 +147,7 @@ fn a_data_plane_that_stays_stopped_is_a_temporary_failure() {
     assert_eq!(ran.code, 5, "{ran:?}");
 }
 
-/// Text without a line's end before the answer was waited on for ever.
+/// Regression: text without an end of line before the answer was waited on forever.
 #[test]
 fn what_a_login_shell_prints_is_passed_over() {
     for prints in ["echo welcome", "printf 'loading modules... '", "printf 'caf\\351\\n'", "seq 1000"] {
@@ -164,7 +164,7 @@ fn what_a_login_shell_prints_is_passed_over() {
     }
 }
 
-/// It was cut at its first colon, and the rest was stored below the home directory.
+/// Regression: it was cut at its first colon, and the rest was stored below the home directory.
 #[test]
 fn an_address_in_brackets_is_ssh_s() {
     for host in ["u@[::1]", "[::1]", "u@[fe80::1%lo]"] {
@@ -178,7 +178,7 @@ fn an_address_in_brackets_is_ssh_s() {
     }
 }
 
-/// A directory of the name '~' was made in the home directory.
+/// Regression: a directory named '~' was created in the home directory.
 #[test]
 fn a_tilde_at_the_far_end_is_its_home() {
     let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();

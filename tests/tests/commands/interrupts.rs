@@ -1,4 +1,4 @@
-//! Commands that are interrupted answer as those that fail, and leave nothing behind.
+//! Interrupted commands answer like those that fail, and leave nothing behind.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn entries(directory: &Path) -> usize {
     fs::read_dir(directory).unwrap().count()
 }
 
-/// It died of the signal, and its data stayed where temporary files are.
+/// Regression: it died of the signal, and its data stayed where temporary files are.
 #[test]
 fn a_demo_that_is_interrupted_removes_its_data_and_says_so() {
     let room = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn a_net_bench_that_is_interrupted_removes_its_directory() {
     }
 }
 
-/// Its file of gigabytes stayed.
+/// Regression: its file of several gigabytes stayed.
 #[test]
 fn a_disk_bench_that_is_killed_leaves_no_file() {
     let room = tempfile::tempdir().unwrap();
@@ -78,14 +78,14 @@ fn a_disk_bench_that_is_killed_leaves_no_file() {
     fs::create_dir(&data).unwrap();
     let directory = data.display().to_string();
     let before = rustix::fs::statvfs(&data).unwrap().f_bavail;
-    // Its file grows when it has no name any more.
+    // Its file grows once it no longer has a name.
     let begun = |_| (rustix::fs::statvfs(&data).unwrap().f_bavail + 8_192 < before).then_some(());
     let ran = interrupted(&room.path().join("state"), &["bench", "disk", "--size", "1G", &directory], "KILL", begun);
     assert!(ran.code != 0, "it had ended before it was killed: {ran:?}");
     assert_eq!(entries(&data), 0, "something is left behind");
 }
 
-/// It died of the signal, with a line of progress as its last word.
+/// Regression: it died of the signal, with a progress line as its last words.
 #[test]
 fn who_waits_for_a_transfer_and_is_interrupted_hears_so() {
     let pair = Pair::new();
@@ -106,7 +106,7 @@ fn who_waits_for_a_transfer_and_is_interrupted_hears_so() {
             assert_valid(&document, "failure");
             (ran, document)
         };
-        // One that was interrupted before the node had answered knows of no transfer.
+        // One that was interrupted before the node answered knows of no transfer.
         let mut tries = (0..20).map(|_| interrupt()).filter(|(_, document)| document["transfer"] == id);
         let (ran, document) = tries.next().expect("one of twenty has heard of its transfer");
         let state = document["state"].as_str().unwrap();
@@ -117,13 +117,14 @@ fn who_waits_for_a_transfer_and_is_interrupted_hears_so() {
     let late = run(&pair.here, ["transfer", "wait", "--json", "--timeout", "0", &id]).exits(10).json();
     assert_valid(&late, "failure");
     assert!(late["state"] != "failed" && late["transfer"] == id, "{late}");
-    // The transfer itself goes on.
+    // The transfer itself continues.
     let shown = run(&pair.here, ["transfer", "show", "--json", &id]).exits(0).json();
     assert!(["active", "queued"].contains(&shown["state"].as_str().unwrap()), "{shown}");
     run(&pair.here, ["transfer", "cancel", &id]).exits(0);
 }
 
-/// Its record said that its process was killed, and the partner's that the connection was cut.
+/// Regression: its record said that its process was killed, and the partner's that the connection
+/// was cut.
 #[test]
 fn a_node_that_is_stopped_says_so_to_partners_and_to_itself_and_goes_on_with_its_own() {
     for is_asked in [true, false] {
@@ -148,7 +149,7 @@ fn a_node_that_is_stopped_says_so_to_partners_and_to_itself_and_goes_on_with_its
             let record = run(&pair.there, ["transfer", "show", "--json", &id]).exits(0).json();
             assert_eq!((&record["state"], &record["error"]["exit_code"]), (&"failed".into(), &5.into()), "{record}");
             assert!(record["error"]["text"].as_str().unwrap().contains("the node was stopped"), "{record}");
-            // Nobody else notes the time of what stands in the log.
+            // Nobody else records the time of what is in the log.
             assert!(log.lines().next().is_some_and(is_timed), "{log}");
             continue;
         }

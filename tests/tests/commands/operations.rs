@@ -1,5 +1,5 @@
-//! `docs/operations.md` says what each error means: every exit code and every kind that the program
-//! can name.
+//! `docs/operations.md` explains every error: every exit code and every kind that the program can
+//! name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ fn documented() -> (String, BTreeSet<String>) {
     (errors, words)
 }
 
-/// `"word"` after each place where `before` stands in a source.
+/// The quoted word after each occurrence of `before` in a source.
 fn words_after(source: &str, before: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (at, _) in source.match_indices(before) {

@@ -1,5 +1,5 @@
-//! What `packaging/` ships: units that are as strict as promised, settings that the program takes,
-//! alerts that fire, and a Debian package that lintian accepts.
+//! What `packaging/` ships: units that are as strict as promised, settings that the program
+//! accepts, alerts that fire, and a Debian package that lintian accepts.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -28,7 +28,7 @@ fn sorted_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Says why the test ends here, if a program is missing.
+/// Prints why the test is skipped, if a program is missing.
 macro_rules! needs {
     ($($program:literal),+) => {
         for program in [$($program),+] {
@@ -40,11 +40,11 @@ macro_rules! needs {
     };
 }
 
-/// `systemd-analyze security` of a unit in tenths.
+/// The result of `systemd-analyze security` for a unit, in tenths.
 fn exposure(unit: &str) -> u32 {
     let path = packaging().join("systemd").join(unit);
     let judged = run("systemd-analyze", ["security".as_ref(), "--offline=true".as_ref(), path.as_os_str()]).exits(0);
-    let line = judged.out.lines().find(|line| line.contains("Overall exposure level")).expect("a judgement").to_owned();
+    let line = judged.out.lines().find(|line| line.contains("Overall exposure level")).expect("a judgment").to_owned();
     let number = line.split_once(": ").and_then(|(_, rest)| rest.split_whitespace().next()).expect("a number");
     (number.parse::<f64>().expect("a number") * 10.0).round() as u32
 }
@@ -109,14 +109,14 @@ fn accounts_and_directories_are_made() {
     }
     run("systemd-tmpfiles", [at.as_ref(), "--create".as_ref(), packaging().join("tmpfiles.conf").as_os_str()]).exits(0);
     assert!(root.path().join("run/culvert").is_dir());
-    // Partners are added before the node has ever run: its unit alone made this too late.
+    // Partners are added before the node has ever run: its unit alone would make this too late.
     let state = fs::metadata(root.path().join("var/lib/culvert")).unwrap();
     let account = accounts.lines().find(|line| line.starts_with("culvert:")).unwrap();
     assert_eq!(state.permissions().mode() & 0o7777, 0o700);
     assert_eq!(account.split(':').nth(2), Some(state.uid().to_string().as_str()));
 }
 
-/// The fields that the program knows in a table, from what it says to one that it does not know.
+/// The fields that the program knows in a table, from its error about one that it does not know.
 fn known_fields(table: &str) -> BTreeSet<String> {
     let required = match table {
         "archive" => "url = 'https://x'\n",
@@ -137,7 +137,7 @@ fn the_settings_file_names_every_setting_and_the_program_takes_them_all() {
     let text = fs::read_to_string(packaging().join("culvert.toml")).unwrap();
     assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#')), "something is set");
     assert!(Settings::from_toml(&text, Path::new("culvert.toml")).unwrap().mtu.value.is_none());
-    // A setting is a comment without a space.
+    // A setting is commented out without a space.
     let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let settings: Vec<&str> = text.lines().filter(is_setting).map(|line| &line[1..]).collect();
     Settings::from_toml(&settings.join("\n"), Path::new("culvert.toml")).unwrap();
@@ -163,7 +163,7 @@ fn the_alerts_fire_when_they_should() {
     run("promtool", ["check".as_ref(), "rules".as_ref(), directory.join("culvert.rules.yml").as_os_str()]).exits(0);
     let tests = directory.join("culvert.rules.test.yml");
     run("promtool", ["test".as_ref(), "rules".as_ref(), tests.as_os_str()]).exits(0);
-    // Every alert has a test that it fires.
+    // Every alert has a test in which it fires.
     let (rules, tests) = (fs::read_to_string(directory.join("culvert.rules.yml")), fs::read_to_string(&tests));
     let (rules, tests) = (rules.unwrap(), tests.unwrap());
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
@@ -194,7 +194,7 @@ fn the_alerts_ask_for_metrics_that_there_are() {
     for name in names {
         assert!(metrics.lines().any(|line| line.starts_with(name)), "there is no metric {name}");
     }
-    // Labels with values, other than what only a fault makes appear.
+    // Labels with values, except those that only a fault makes appear.
     for series in ["culvert_files_total{result=\"failed\"}", "culvert_segments_total{direction=\"send\"}"] {
         assert!(metrics.contains(series), "there is no series {series}");
     }

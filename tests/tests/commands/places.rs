@@ -1,4 +1,4 @@
-//! How people name the other end: hosts of ssh, addresses, patterns of names there.
+//! How people name the other end: ssh hosts, addresses, patterns of names there.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use culvert_tests::node::Pair;
 use culvert_tests::program::{Ran, command, culvert, run};
 
-/// Something that stands in for ssh and notes how it was called; it knows the host `far`.
+/// A stand-in for ssh that notes how it was called; it knows the host `far`.
 struct Ssh {
     room: tempfile::TempDir,
 }
@@ -65,7 +65,7 @@ impl Ssh {
         names_in(&self.path("got"))
     }
 
-    /// How ssh was called last.
+    /// How ssh was last called.
     fn asked(&self) -> String {
         let asked = fs::read_to_string(self.path("asked")).unwrap_or_default();
         asked.lines().last().unwrap_or_default().to_owned()
@@ -79,7 +79,7 @@ fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// "there is no profile 'far'", and not a word of ssh.
+/// Regression: the answer was "there is no profile 'far'", without a word about ssh.
 #[test]
 fn a_host_without_a_user_is_one_of_ssh_unless_a_profile_has_its_name() {
     let ssh = Ssh::new();
@@ -87,7 +87,7 @@ fn a_host_without_a_user_is_one_of_ssh_unless_a_profile_has_its_name() {
     assert_eq!((ssh.asked().as_str(), names_in(&ssh.home("in"))), ("far", vec!["file".to_owned()]));
     ssh.get(&["far.example.org:in/file"]).exits(0);
     assert_eq!(ssh.got(), ["file"]);
-    // A profile of that name is what is meant.
+    // If a profile has the name, that is what is meant.
     let pair = Pair::new();
     let _node = pair.start();
     let places = [ssh.path("file"), pair.shared.join("x")].map(|path| path.display().to_string());
@@ -103,7 +103,7 @@ fn a_name_that_is_neither_a_profile_nor_a_host_of_ssh_is_told_as_both() {
     let as_one_of_ssh = ssh.send("u@lab-b:in/").code;
     let ran = ran.exits(as_one_of_ssh).says("there is no profile 'lab-b'").says("and ssh ");
     assert!(ran.err.contains("Could not resolve hostname"), "{}", ran.err);
-    // Nobody types a password to a node.
+    // Nobody types a password for a node.
     let pair = Pair::new();
     let _node = pair.start();
     let submit = |destination: &str| {
@@ -124,7 +124,7 @@ fn an_address_of_ssh_names_its_port_and_its_path() {
     assert_eq!((ssh.asked().as_str(), names_in(&ssh.home("in"))), ("far", vec!["file".to_owned()]));
 }
 
-/// `~/2222:/tmp/x` was made, with exit code 0.
+/// Regression: `~/2222:/tmp/x` was created, with exit code 0.
 #[test]
 fn a_port_where_the_path_begins_is_refused_before_anything_is_asked() {
     let ssh = Ssh::new();
@@ -150,12 +150,12 @@ fn a_pattern_is_matched_by_the_far_end_and_by_no_shell() {
     assert_eq!(ssh.got(), ["a b;.fits", "a.fits", "b.fits"]);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     ssh.get(&["u@far:*.jpg"]).exits(3).says("matches '*.jpg'").says(host.trim());
-    // Nobody has run what stands in a name, or in a pattern.
+    // Nothing has executed what is in a name, or in a pattern.
     ssh.get(&["u@far:$(touch made)*; touch made"]).exits(3);
     assert!(!ssh.home("made").exists());
 }
 
-/// scp's users quote such a name twice.
+/// Users of scp quote such a name twice.
 #[test]
 fn a_name_that_looks_like_a_pattern_is_that_name() {
     let ssh = Ssh::new();
@@ -207,7 +207,7 @@ fn a_pattern_stays_within_what_a_node_permits() {
     get("second:*.jpg").exits(3).says("'*.jpg'").says(host.trim());
 }
 
-/// A directory called `~` was made in what the partner permits.
+/// Regression: a directory called `~` was created in what the partner permits.
 #[test]
 fn a_node_has_no_home_directory() {
     let pair = Pair::new();

@@ -1,8 +1,8 @@
-//! What people read counts in one way: "1 files" stood wherever nobody had thought of one.
+//! Text for people counts in one way: "1 files" appeared wherever nobody had thought of one.
 
 use culvert_tests::sources::of_product;
 
-/// What is counted in texts for people. Bytes and times have units, which are the same for one.
+/// What is counted in text for people. Bytes and times have units, which are the same for one.
 const NOUNS: [&str; 40] = [
     "attempts",
     "buckets",
@@ -46,13 +46,13 @@ const NOUNS: [&str; 40] = [
     "tries",
 ];
 
-/// Where what comes before the noun is a name.
+/// Lines in which a name precedes the noun.
 const NAMES: [&str; 1] = [r#"Self::Channels { link } => write!(out, "{link} channels"),"#];
 
-/// The noun in a format string that follows a number at once, or after an adjective.
+/// The noun in a format string that follows a number directly, or after an adjective.
 fn counted_by_hand(line: &str) -> Option<&str> {
     line.match_indices("} ").find_map(|(at, _)| {
-        // A closing brace of code is at the line's begin or has a blank before it.
+        // A closing brace in code is at the beginning of the line or has a blank before it.
         let before = line.get(..at)?;
         let begin = before.rfind('{')?;
         let name = before.get(begin + 1..)?;
@@ -65,7 +65,7 @@ fn counted_by_hand(line: &str) -> Option<&str> {
     })
 }
 
-/// Of each of these there can be one.
+/// There can be one of each of these.
 #[test]
 fn every_count_in_a_text_for_people_is_made_by_one_helper() {
     let mut by_hand = Vec::new();
@@ -76,7 +76,7 @@ fn every_count_in_a_text_for_people_is_made_by_one_helper() {
             if line.starts_with("//") || line.contains("assert") {
                 continue;
             }
-            // A text may go on from the line before: then it has no quotation mark in front.
+            // A text may continue from the line before: then it has no quotation mark in front.
             let told = format!("\"{line}");
             if NAMES.contains(&line.trim()) {
                 continue;

@@ -1,6 +1,6 @@
-//! Ports that a user names for a firewall: a range is there so that a free one of it is taken.
+//! Ports that a user names for a firewall: a range lets a free port in it be used.
 //!
-//! Before, a transfer took the first of the range and failed if somebody had it.
+//! Before, a transfer used the first port of the range and failed if that was taken.
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
@@ -17,9 +17,9 @@ struct Taken {
     tcp: Vec<TcpListener>,
 }
 
-/// A range of eight ports that are free, of which `taken` are then taken.
+/// A range of eight free ports, of which `taken` are then occupied.
 fn range(taken: RangeInclusive<u16>) -> (String, u16, Taken) {
-    // Tests of one process look at different ports.
+    // Tests in one process look at different ports.
     static LOOKED_AT: AtomicU16 = AtomicU16::new(0);
     let begins = std::process::id() as u16 % 500;
     for _ in 0..1_250 {
@@ -87,7 +87,7 @@ fn a_range_without_a_free_port_is_named_once_with_its_host_and_option() {
         let ran = room.send(&[option, &ports, cores, "0", "--retries", retries]).exits(5);
         assert_eq!(ran.err.matches(&format!("no {of} port of {ports} on ")).count(), 1, "{}", ran.err);
         assert!(ran.err.contains(&format!("other ports with {option}")), "{}", ran.err);
-        assert!(!ran.err.contains("being restarted"), "another would find the same: {}", ran.err);
+        assert!(!ran.err.contains("being restarted"), "a restart would find the same: {}", ran.err);
     }
 }
 

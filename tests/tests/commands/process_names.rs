@@ -6,7 +6,7 @@ use std::fs;
 use culvert_tests::node::{Pair, children_of, kill, wait_for};
 use culvert_tests::program::culvert;
 
-/// The words that a process was started with, and its kernel's name.
+/// The words that a process was started with, and its name in the kernel.
 fn names_of(process: u32) -> (String, String) {
     let read = |name: &str| fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default();
     (read("cmdline").trim_end_matches('\0').replace('\0', " "), read("comm").trim().to_owned())
@@ -23,13 +23,13 @@ fn a_data_plane_has_its_name_and_its_lanes_theirs() {
     let threads: Vec<_> =
         threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).unwrap()).collect();
     assert!(threads.iter().any(|name| name.trim() == "lane 0"), "{threads:?}");
-    // Whatever it is called, it is what its starter is, also after an update of the file.
+    // Whatever it is called, it is the same file as its starter, even after that file was updated.
     let exe = |process: u32| fs::read_link(format!("/proc/{process}/exe")).unwrap();
     assert_eq!(exe(plane), exe(node.process_id()));
     assert_eq!(exe(plane), fs::canonicalize(culvert()).unwrap());
 }
 
-/// The second node of a demonstration is started in the same way.
+/// The second node of a demo is started in the same way.
 #[test]
 fn no_process_is_called_after_the_way_that_it_was_started() {
     let room = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ fn no_process_is_called_after_the_way_that_it_was_started() {
     wait_for("its name", || (names_of(node).1 == "culvert").then_some(()));
     let (words, _) = names_of(node);
     assert!(words.starts_with("culvert node"), "{words}");
-    // Without it there is nothing more to demonstrate.
+    // Without it there is nothing left to demonstrate.
     kill(node);
     let _ = child.wait();
 }

@@ -1,5 +1,5 @@
-//! Partners get to know each other: keys that ask, invitations, approval, and what both sides say
-//! of each other.
+//! Partners get to know each other: keys that ask, invitations, approval, and what each side says
+//! about the other.
 
 use std::fs;
 use std::path::Path;
@@ -24,8 +24,8 @@ fn pending(state: &Path) -> serde_json::Value {
     run(state, ["profile", "pending", "--json"]).exits(0).json()
 }
 
-/// A node that was restored without its key made another, and every partner took it for an
-/// impostor.
+/// Regression: a node that was restored without its key made another, and every partner took it for
+/// an impostor.
 #[test]
 fn a_key_that_is_gone_is_not_replaced_by_the_way() {
     let pair = Pair::new();
@@ -46,7 +46,7 @@ fn a_key_that_is_gone_is_not_replaced_by_the_way() {
         let _ = refused.says("culvert identity init").says("each partner must confirm it");
         assert!(!key.exists(), "{command:?} made a key");
     }
-    // Looking is no making, and neither is a profile that is added before the key is back.
+    // Looking creates no key, and neither does a profile that is added before the key is back.
     run(&pair.here, ["transfer", "list"]).exits(0);
     run(&pair.here, ["profile", "add", "third", "--key", &key_of(&pair.path("third"))]).exits(0);
     assert!(!key.exists());
@@ -56,13 +56,13 @@ fn a_key_that_is_gone_is_not_replaced_by_the_way() {
     let new = fingerprint_of(&pair.here);
     assert!(run(&pair.here, ["identity"]).exits(0).out.contains(&new));
 
-    // Who begins with a profile gets a key along with it.
+    // Whoever begins with a profile gets a key along with it.
     let fresh = pair.path("fresh");
     run(&fresh, ["profile", "add", "second", "--key", &key_of(&pair.there)]).exits(0);
     run(&fresh, ["identity"]).exits(0);
 }
 
-/// The partner's word was not asked for: a key that matched was enough.
+/// Regression: the partner's word was not asked for; a key that matched was enough.
 #[test]
 fn verify_asks_whether_the_partner_knows_this_node() {
     //= W-35
@@ -78,7 +78,8 @@ fn verify_asks_whether_the_partner_knows_this_node() {
         let refused = verify(&[]).exits(4).says("does not know this node's key").says(&fingerprint_of(&pair.here));
         assert!(refused.out.is_empty(), "{refused:?}");
     }
-    // Who is refused waits for approval, by its host and without the port of that connection.
+    // Whoever is refused waits for approval, listed by its host without the port of that
+    // connection.
     let asked = pending(&pair.there);
     assert_eq!((asked.as_array().unwrap().len(), &asked[0]["address"]), (1, &"127.0.0.1".into()), "{asked}");
     run(&pair.there, ["profile", "approve", &fingerprint_of(&pair.here), "--name", "first"]).exits(0);
@@ -87,7 +88,7 @@ fn verify_asks_whether_the_partner_knows_this_node() {
     verify(&[]).exits(5).says("cannot connect");
 }
 
-/// It said that both knew each other, and the first transfer was refused.
+/// Regression: it said that both knew each other, but the first transfer was refused.
 #[test]
 fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     let pair = Pair::new();
@@ -108,7 +109,7 @@ fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     assert!(text.contains("this node may store and fetch files there"), "{text}");
     assert!(text.contains("'second' may neither store nor fetch files here"), "{text}");
     assert_eq!(answer["remedies"], json!([]), "one direction is enough: {answer}");
-    // Directions, and not directories.
+    // It shows directions, not directories.
     permit(&pair.there, "first", &["--permit", &format!("{shared}:read")]);
     let (text, answer) = verify();
     assert_eq!(answer["permitted_there"], json!({ "store": "no", "fetch": "yes" }), "{answer}");
@@ -122,7 +123,7 @@ fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
-    // What is permitted and is not there any more.
+    // A permitted directory that no longer exists.
     let gone = pair.path("gone");
     fs::create_dir(&gone).unwrap();
     let permitted = format!("{}:write", gone.display());
@@ -136,7 +137,7 @@ fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     assert!(text.contains(&format!("--forbid {}", gone.display())), "{text}");
 }
 
-/// A file was permitted, as was advised, and it could not be fetched.
+/// Regression: a file was permitted, as advised, but it could not be fetched.
 #[test]
 fn what_is_permitted_is_a_directory() {
     let pair = Pair::new();
@@ -209,7 +210,7 @@ fn a_key_is_approved_by_as_much_of_its_fingerprint_as_is_unique() {
     assert_eq!(approved["words"].as_str().unwrap(), words_of(&strangers[0]));
     assert_eq!(approved["addresses"][0], "127.0.0.1:7272");
     approve(&format!("SHA256:{}", &second[..unique(second)]), "two").exits(0);
-    // Beginnings that several have: with a key more than there are letters, two begin alike.
+    // Prefixes that several keys share: with one key more than there are letters, two begin alike.
     let more: Vec<_> = (0..65).map(|number| pair.path(&format!("more-{number}"))).collect();
     let table: Vec<serde_json::Value> = more
         .iter()
@@ -278,7 +279,7 @@ fn what_is_not_permitted_cannot_be_forbidden() {
     assert!(shown["permit"].as_array().unwrap().is_empty(), "{shown}");
 }
 
-/// Both ways: whom the node lets in, and whom it takes a partner for.
+/// In both directions: whom the node lets in, and whom it recognizes as a partner.
 #[test]
 fn a_running_node_uses_a_new_key_at_once() {
     let pair = Pair::new();
@@ -292,7 +293,7 @@ fn a_running_node_uses_a_new_key_at_once() {
     let (key, address) = (shown["key"].as_str().unwrap(), shown["addresses"][0].as_str().unwrap());
     run(&new, ["profile", "add", "second", "--key", key, "--address", address]).exits(0);
     run(&new, ["profile", "verify", "second"]).exits(0);
-    // The node goes to its partner: with the old key, and with one that is not the partner's.
+    // The node connects to its partner: with the old key, and with one that is not the partner's.
     let back = pair.path("back");
     let home = Pair::new();
     let partner = home.start();

@@ -1,4 +1,4 @@
-//! `user@host:path`: ssh starts the far end, without daemon, configuration or root there.
+//! `user@host:path`: ssh starts the far end, without a daemon, configuration or root there.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -46,9 +46,9 @@ impl Server {
             at("user").display(),
         );
         fs::write(at("ssh_config"), client).unwrap();
-        // Far ends of this server are found by the program's name; others run beside them.
+        // Far ends of this server are found by the program's name; others run at the same time.
         symlink(culvert(), at("culvert")).unwrap();
-        // Where sshd is root's, it wants its directory.
+        // If sshd runs as root, it needs its directory.
         let _ = fs::create_dir("/run/sshd");
         let program = if Path::new("/usr/sbin/sshd").exists() { "/usr/sbin/sshd" } else { "sshd" };
         let child = Command::new(program)
@@ -99,11 +99,11 @@ fn a_tree_goes_there_and_comes_back_over_ssh() {
     assert_same(&source, &there);
     server.run("get", &[remote(&there.join("")), back.display().to_string()], &[]).exits(0);
     assert_same(&source, &back);
-    // Again: nothing to do, and the far end has gone.
+    // Again: there is nothing to do, and the far end is gone.
     server.run("send", &[source.join("").display().to_string(), remote(&there)], &[]).exits(0);
     let far_ends =
         Command::new("pgrep").args(["-f", &format!("{} far-end", server.path("culvert").display())]).output().unwrap();
-    assert!(far_ends.stdout.is_empty(), "a far end is left: {}", String::from_utf8_lossy(&far_ends.stdout));
+    assert!(far_ends.stdout.is_empty(), "a far end remains: {}", String::from_utf8_lossy(&far_ends.stdout));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_goes_wrong_on_the_way_there_is_said() {
         .run("get", &[remote(&server.path("nothing")), server.path("x").display().to_string()], &[])
         .exits(3)
         .says("nothing");
-    // A server that is not there.
+    // A server that does not exist.
     let mut gone = command(&server.path("state"), ["send", "--ssh", "ssh -p 1 -o BatchMode=yes", "--retries", "0"]);
     let ran: Ran = gone.args(&places).output().unwrap().into();
     assert_ne!(ran.code, 0);

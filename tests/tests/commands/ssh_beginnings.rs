@@ -1,5 +1,5 @@
 //! What happens until the far end has answered: interrupts, silence, its own errors; and far ends
-//! that share the state directory of who starts them.
+//! that share the state directory of whoever starts them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,8 +21,8 @@ fn script(path: &Path, text: &str) -> PathBuf {
     path.to_owned()
 }
 
-/// `localhost:` is what people try first, and hosts may share homes: the far end refused the
-/// transfer, because it knew one of that id, its own.
+/// `localhost:` is what people try first, and hosts may share homes: the far end used to refuse the
+/// transfer, because it knew one with that ID, its own.
 #[test]
 fn both_ends_may_have_one_state_directory() {
     let room = room();
@@ -51,8 +51,8 @@ fn both_ends_may_have_one_state_directory() {
     assert_eq!(send(&[]).exits(0).json()["files"]["stored"], 0);
 }
 
-/// Ctrl-C reaches all of a terminal's foreground processes: ssh was gone before the far end could
-/// be told, which then recorded that its process was killed.
+/// Ctrl-C reaches all foreground processes of a terminal: ssh was gone before the far end could be
+/// told, so the far end recorded that its process had been killed.
 #[test]
 fn what_a_terminal_sends_to_all_does_not_end_ssh_before_its_time() {
     let room = room();
@@ -66,11 +66,12 @@ fn what_a_terminal_sends_to_all_does_not_end_ssh_before_its_time() {
     assert_ne!(ran.code, 0);
     let told = fs::read_to_string(&told).unwrap();
     let masks = told.lines().filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
-    // SIGINT is 2. Asked about the host's name, ssh may end when it likes.
+    // SIGINT is 2. When asked for the host's name, ssh may end when it likes.
     assert!(masks.into_iter().any(|mask| mask & 0b10 == 0b10), "{told}");
 }
 
-/// An interrupt was the process's death: no words, no JSON, and ssh was left behind at its prompt.
+/// Regression: an interrupt killed the process: no message, no JSON, and ssh was left behind at its
+/// prompt.
 #[test]
 fn an_interrupt_while_ssh_connects_is_answered_and_ends_ssh() {
     for (signal, code, verb) in [("INT", 130, "send"), ("TERM", 143, "get")] {
@@ -102,7 +103,7 @@ fn an_interrupt_while_ssh_connects_is_answered_and_ends_ssh() {
     }
 }
 
-/// The reason was on standard error only, and `--json` said that it was above.
+/// Regression: the reason was only on standard error, and `--json` said that it was above.
 #[test]
 fn what_a_far_end_ends_with_is_the_error() {
     let room = room();
@@ -115,7 +116,7 @@ fn what_a_far_end_ends_with_is_the_error() {
     assert!(text.contains("--remote-cores") && text.contains("999") && text.contains("the far end on u@far"), "{text}");
 }
 
-/// They were passed over, but for two.
+/// Regression: all but two of them were ignored.
 #[test]
 fn options_of_far_ends_are_refused_where_there_is_none_and_taken_where_a_bare_name_means_one() {
     let room = room();
@@ -130,6 +131,6 @@ fn options_of_far_ends_are_refused_where_there_is_none_and_taken_where_a_bare_na
     for option in options {
         send(option, "culvert://127.0.0.1:1/x").exits(2).says(option[0]);
     }
-    // No profile has the name, so ssh is asked.
+    // No profile has that name, so ssh is asked.
     send(&["--remote-ports", "7273", "--ssh", "/nowhere/ssh"], "far:x").exits(7).says("cannot start '/nowhere/ssh'");
 }

@@ -1,9 +1,9 @@
-//! `culvert tune`, `culvert doctor` and the node's part in tuning, as people and Prometheus meet
-//! them. What the engine does in every case is tested in its own crate; here is what mounting it in
-//! the program promises: commands, exit codes, JSON, state.
+//! `culvert tune`, `culvert doctor` and the node's part in tuning, as people and Prometheus see
+//! them. What the engine does in every case is tested in its own crate; this tests what the program
+//! adds to it: commands, exit codes, JSON, state.
 //!
-//! Nothing here touches the settings of the machine: saved facts, or a network namespace of the lab
-//! and rules that end there.
+//! Nothing here touches the machine's settings: the tests use saved facts, or a network namespace
+//! of the lab and rules that reach no further.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,7 +34,7 @@ fn of_rule<'a>(json: &'a Value, rule: &str) -> Vec<&'a Value> {
 /// Rules that touch only the namespace and its link.
 const RULES: [&str; 4] = ["nic.mtu", "nic.offloads", "net.tcp_buffers", "net.tcp_metrics"];
 
-/// The first side of a lab, its link and a site file that makes the link one for transfers.
+/// The first side of a lab, its link, and a site file that makes the link one for transfers.
 struct Side {
     lab: Lab,
     room: tempfile::TempDir,
@@ -101,7 +101,7 @@ fn an_audit_of_saved_facts_is_json_with_reasons_and_sources() {
         assert!(qdisc[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {qdisc}");
     }
     assert!(qdisc["sources"][0].as_str().unwrap().contains("fasterdata"));
-    // Looking makes no file.
+    // Looking creates no file.
     assert!(!state.exists());
 
     // What is found decides the exit code only if asked.
@@ -164,18 +164,18 @@ fn apply_confirm_and_rollback_in_a_namespace() {
     assert_eq!(side.mtu(), 4_000);
     side.tune(&["apply"]).exits(5).says("waiting to be confirmed");
     side.run(["tune", "confirm"]).exits(0);
-    // Nothing to do is no failure.
+    // Having nothing to do is not a failure.
     side.run(["tune", "confirm"]).exits(0).says("nothing waits to be confirmed");
     side.tune(&["apply"]).exits(0).says("nothing to do");
     let nothing = side.tune(&["apply", "--json"]).exits(0).json();
     assert_valid(&nothing, "tune-apply");
     assert_eq!(nothing["transaction"], Value::Null, "{nothing}");
-    // What was applied for this boot cannot become lasting on top of itself, and no file is written
-    // for nothing.
+    // What was applied for this boot cannot be made persistent on top of itself, and no file is
+    // written needlessly.
     side.tune(&["apply", "--persist", "--timeout", "1"]).exits(0).says("applied without --persist");
     assert_eq!(side.states(), ["held"]);
 
-    // Nothing is printed but results and errors.
+    // Nothing is printed except results and errors.
     let quiet = side.run(["-q", "tune", "rollback"]).exits(0);
     assert!(quiet.out.contains("the host is as it was") && quiet.err.is_empty(), "{quiet:?}");
     assert_eq!(side.mtu(), 1_500);
@@ -232,7 +232,7 @@ fn a_node_keeps_what_was_confirmed_and_counts_findings() {
 fn a_node_puts_right_what_a_dead_guard_left() {
     let Some(side) = Side::new() else { return };
     side.tune(&["apply", "--timeout", "10m"]).exits(0);
-    // The guard, by its arguments, which are this test's own.
+    // The guard, found by its arguments, which are unique to this test.
     let state = side.state().display().to_string();
     let guard = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
@@ -281,7 +281,7 @@ fn the_doctor_tells_versions_and_what_the_data_plane_can_do() {
         assert_eq!(found.len(), 1, "{name} in {page}");
         found[0].clone()
     };
-    // The data plane of this test's machine starts, as the other tests show.
+    // The data plane starts on this machine, as the other tests show.
     assert_eq!(part("io_uring")["state"], "ready");
     assert!(part("udp")["why"].as_str().unwrap().contains("GSO"), "{page}");
     let severities: Vec<&str> =
@@ -314,7 +314,7 @@ fn doctor_and_audit_need_no_root() {
     assert!(matches!(page.code, 0 | 7) && page.out.contains("most effective first"), "{page:?}");
     let audit = as_nobody(&["tune", "audit", "--json"]).exits(0).json();
     assert!(audit["findings"].as_array().unwrap().len() > 50);
-    // What cannot be set is said, with the command for whoever can.
+    // What cannot be set is reported, with the command for whoever can set it.
     let plan = as_nobody(&["tune", "plan", "--rule", "memory.swappiness"]);
     let is_right_already = plan.code == 0 && !plan.out.contains("cannot be changed from here");
     assert!(is_right_already || plan.out.contains("on the host: sysctl -w vm.swappiness="), "{plan:?}");

@@ -1,6 +1,6 @@
-//! Unsafe code stands in modules that are named here, each of which has one job that cannot be done
-//! without; the lint `unsafe_code` denies it everywhere else, and `undocumented_unsafe_blocks`
-//! every block without its reason.
+//! Unsafe code is only in modules that are named here, each of which has one indispensable job; the
+//! lint `unsafe_code` denies it everywhere else, and `undocumented_unsafe_blocks` denies every
+//! block without a reason.
 
 use std::fs;
 
@@ -23,11 +23,11 @@ const MODULES: [(&str, &str); 14] = [
     ("tests/src/wan/tun.rs", "the emulator's tun devices"),
     ("tuning/host/src/kernel_calls.rs", "ethtool's and other ioctls"),
 ];
-/// Workspaces of their own: the XDP program, whose every access to a map or packet is the
-/// verifier's to judge, and the fuzz targets, of which there is one line each.
+/// Separate workspaces: the XDP program, whose every access to a map or packet is checked by the
+/// verifier, and the fuzz targets, which are one line each.
 const OTHER_WORKSPACES: [&str; 2] = ["ebpf", "fuzz"];
 
-/// Whether a line of code, not of comment, has the keyword.
+/// Whether a line has the keyword in code, not in a comment.
 fn has_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let mut words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');

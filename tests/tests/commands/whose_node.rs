@@ -1,4 +1,4 @@
-//! Whose node a command is about: real accounts, and a `/var/lib` of the test's own (decision
+//! Whose node a command is about: with real accounts, and the test's own `/var/lib` (decision
 //! 0076).
 
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use culvert_tests::node::wait_for;
 use culvert_tests::program::{Ran, culvert, is_installed, is_root};
 
-/// The node's account, and one of somebody else: every Debian has both.
+/// The node's account, and somebody else's: every Debian has both.
 const NODE: (&str, u32) = ("daemon", 1);
 const USER: (&str, u32) = ("nobody", 65_534);
 
@@ -38,7 +38,7 @@ impl HostRoom {
         host.make("home-65534", USER.1);
         host.make("data", NODE.1);
         fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o700)).unwrap();
-        // Where every account may read it.
+        // Placed where every account may read it.
         fs::copy(culvert(), host.path("culvert")).unwrap();
         Some(host)
     }
@@ -54,7 +54,7 @@ impl HostRoom {
         self.room.path().join(name)
     }
 
-    /// The program as an account of the host, without any option of its own.
+    /// The program as run by an account of the host, without any option of its own.
     fn command(&self, uid: u32, arguments: &[&str]) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c"]);
@@ -99,14 +99,15 @@ impl Drop for RunningNode {
 fn assert_owned(directory: &Path, uid: u32) {
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
         let found = entry.metadata().unwrap();
-        assert_eq!(found.uid(), uid, "{} belongs to another", entry.path().display());
+        assert_eq!(found.uid(), uid, "{} belongs to somebody else", entry.path().display());
         if found.is_dir() {
             assert_owned(&entry.path(), uid);
         }
     }
 }
 
-/// What root typed made root's files in the node's directory, or showed root's own key.
+/// Regression: what root typed created root's files in the node's directory, or showed root's own
+/// key.
 #[test]
 fn root_administers_the_systems_node_as_its_account() {
     let Some(host) = HostRoom::new() else { return };
@@ -122,24 +123,25 @@ fn root_administers_the_systems_node_as_its_account() {
     let permit = format!("{}:write", host.path("data").display());
     host.run(0, &["profile", "add", "lab-a", "--key", &roots, "--permit", &permit]).exits(0);
     host.run(0, &["transfer", "list"]).exits(0);
-    // Named, it is the same.
+    // Naming the directory makes no difference.
     host.run(0, &["--state", "/var/lib/culvert", "profile", "edit", "lab-a", "--address", "a.example.org"]).exits(0);
     assert_owned(&host.path("lib/culvert"), NODE.1);
-    // What the node may not reach is not permitted by root's rights.
+    // What the node may not reach is not permitted by root's privileges.
     fs::create_dir(host.path("closed")).unwrap();
     fs::create_dir(host.path("closed/in")).unwrap();
     fs::set_permissions(host.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     let permit = format!("{}:write", host.path("closed/in").display());
     host.run(0, &["profile", "edit", "lab-a", "--permit", &permit]).exits(4).says("Permission denied");
 
-    // Transfers of root's own are root's, and say where else there are profiles.
+    // Root's own transfers are root's, and say where else there are profiles.
     let sent = host.run(0, &["send", "culvert", "lab-a:/x"]);
     assert_ne!(sent.code, 0);
     let _ = sent.says("no profile 'lab-a'").says("sudo -u daemon culvert --state /var/lib/culvert profile list");
     assert_owned(&host.path("lib/culvert"), NODE.1);
 }
 
-/// It ran with root's own state and key, while `culvert identity` showed root the system's.
+/// Regression: it ran with root's own state and key, while `culvert identity` showed root the
+/// system's.
 #[test]
 fn root_starts_no_node_of_its_own_by_mistake() {
     let Some(host) = HostRoom::new() else { return };
@@ -147,12 +149,12 @@ fn root_starts_no_node_of_its_own_by_mistake() {
     let refused = host.run(0, &node).exits(7).says("systemctl start culvert").says("sudo -u daemon culvert node");
     let _ = refused.says("/var/lib/culvert, which belongs to daemon").says("--state");
     assert!(!host.path("home-0/.local").exists(), "nothing is made");
-    // One that is named is meant.
+    // One that is named is intended.
     let own = host.path("own");
     let mut command = host.command(0, &[&node[..], &["--state", own.to_str().unwrap()]].concat());
     let _running = RunningNode(command.stderr(Stdio::null()).spawn().unwrap());
     wait_for("root's node", || own.join("node.json").exists().then_some(()));
-    // Nor is root in the way of the account itself.
+    // Nor does root's node get in the way of the account itself.
     let _systems = host.start();
 }
 
@@ -162,7 +164,7 @@ fn who_has_no_node_is_told_of_the_systems() {
     let nodes = host.key(NODE.1, &["identity", "--json", "init"]);
     let shown = host.run(USER.1, &["identity"]).exits(3).says("'culvert identity init' creates one");
     let _ = shown.says("sudo -u daemon culvert --state /var/lib/culvert identity");
-    // One that a transfer over ssh left.
+    // One left by a transfer over ssh.
     let own = host.run(USER.1, &["identity", "--json", "init"]).exits(0).says("the system's node has another");
     assert_ne!(own.json()["key"].as_str().unwrap(), nodes);
     host.run(USER.1, &["status"])
@@ -177,7 +179,7 @@ fn who_has_no_node_is_told_of_the_systems() {
             .says("belongs to daemon")
             .says("sudo -u daemon culvert --state /var/lib/culvert");
     }
-    // The directory that was named, and not one above it.
+    // The directory that was named, not one above it.
     let locked = host.path("locked");
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).unwrap();
@@ -206,7 +208,7 @@ fn a_node_that_runs_is_found_by_root_and_denied_to_nobody() {
     host.run(0, &["capture", "--seconds", "1", unwritable.to_str().unwrap()]).exits(3).says("cannot write the capture");
     let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(4).says("Permission denied");
     assert!(!ran.err.contains("no node is running"), "{ran:?}");
-    // A socket that may be seen and not used.
+    // A socket that can be seen but not used.
     fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o755)).unwrap();
     let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(4).says("sudo -u daemon");
     assert!(!ran.err.contains("no node is running"), "{ran:?}");

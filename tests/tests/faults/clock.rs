@@ -1,8 +1,8 @@
-//! Somebody sets the clock of a host by a day, forwards and back, while a transfer is under way;
-//! and who asks for that clock at all.
+//! Somebody sets a host's clock by a day, forwards and back, while a transfer is under way; and
+//! which code asks for that clock at all.
 //!
 //! `libfaketime` shows the processes of both sides another wall clock, and moves it when a file
-//! says so. The monotonic clock goes on as it does when an admin sets the time.
+//! says so. The monotonic clock keeps running, as it does when an admin sets the time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use culvert_tests::tree::{assert_same, make_flat, temporary_files};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// The library, where its package puts it.
+/// The library, where its package installs it.
 fn library() -> Option<PathBuf> {
     let directories = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime"));
     let directories = directories.chain(["/usr/lib/faketime".into(), "/usr/lib64/faketime".into()]);
     directories.map(|directory| directory.join("libfaketimeMT.so.1")).find(|library| library.is_file())
 }
 
-/// Runs a command under the clock that `offset` tells of.
+/// Runs a command under the clock that `offset` describes.
 fn under_clock(command: &mut Command, library: &Path, offset: &Path) {
     command
         .env("LD_PRELOAD", library)
@@ -34,7 +34,7 @@ fn under_clock(command: &mut Command, library: &Path, offset: &Path) {
         .env("DONT_FAKE_MONOTONIC", "1");
 }
 
-/// Sets a clock off, at once.
+/// Sets a clock's offset, at once.
 fn set_off(offset: &Path, days: i32) {
     let next = offset.with_extension("next");
     fs::write(&next, format!("{days:+}d\n")).unwrap();
@@ -47,7 +47,7 @@ fn clocks_that_jump_by_a_day_under_a_transfer_change_nothing_but_what_is_recorde
         eprintln!("skipped: libfaketime is not installed");
         return;
     };
-    // The receiver's clock, or the sender's, forwards and then back beyond where it was.
+    // The receiver's clock, or the sender's, forwards and then back past where it was.
     for who in ["receiver", "sender"] {
         let pair = Pair::new();
         let offsets = [pair.path("receiver's clock"), pair.path("sender's clock")];
@@ -69,7 +69,7 @@ fn clocks_that_jump_by_a_day_under_a_transfer_change_nothing_but_what_is_recorde
         let ran: Ran = child.wait_with_output().unwrap().into();
         let result = ran.exits(0).json();
         assert_same(&source, &pair.shared.join("in"));
-        // How long it took was measured by the other clock.
+        // The duration was measured by the other clock.
         let seconds = result["seconds"].as_f64().unwrap();
         assert!((0.0..3_600.0).contains(&seconds), "the {who}'s clock: {seconds} s");
         let record = fs::read_dir(state.join("transfers")).unwrap().flatten().next().unwrap().path();
@@ -80,15 +80,15 @@ fn clocks_that_jump_by_a_day_under_a_transfer_change_nothing_but_what_is_recorde
     }
 }
 
-/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So nothing
-/// but records may ask for it.
+/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So only
+/// records may ask for it.
 #[test]
 fn the_wall_clock_is_asked_for_records_and_nothing_else() {
     // What each of them does with it.
     let permitted = [
         // When a transfer began and ended, for people and receipts; ids sort by it.
         "control/transfer/src/clock.rs",
-        // Whether a source changed just now: file systems stamp their inodes with it.
+        // Whether a source has just changed: file systems stamp their inodes with it.
         "control/system/src/settling.rs",
         // When a path was measured, and what a schedule says.
         "perfsonar/src/clock.rs",

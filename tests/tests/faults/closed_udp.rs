@@ -1,8 +1,8 @@
-//! Hosts between which TCP passes and UDP does not: the user reads within seconds from where to
-//! where nothing comes, and what opens the way, and that does open it.
+//! Hosts between which TCP passes but UDP does not: within seconds the user reads from where to
+//! where nothing arrives, and what opens the way, and that does open it.
 //!
-//! Before, three transfers named three ports that had come by chance, no option and no firewall's
-//! command; and who fetched read its own host's address as the partner's.
+//! Before, three transfers named three random ports, no option and no firewall command; and users
+//! who fetched read their own host's address as the partner's.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -15,12 +15,12 @@ use culvert_tests::lab::Lab;
 use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::program::{command, culvert, is_installed};
 
-/// What is said comes after this time of a transfer at the latest; a loaded host may add to it.
+/// The latest that anything is said in a transfer; a loaded host may add to it.
 const NOTICE_WITHIN: Duration = Duration::from_secs(5);
 /// What a loaded host adds.
 const LOAD: Duration = Duration::from_secs(20);
 
-/// Two namespaces of which one, or both, refuse UDP that nobody asked for, as firewalls do.
+/// Two namespaces of which one, or both, refuse unsolicited UDP, as firewalls do.
 struct FirewalledHosts {
     lab: Lab,
     pair: Pair,
@@ -40,7 +40,7 @@ impl FirewalledHosts {
         Some(Self { lab, pair, source })
     }
 
-    /// A side takes no UDP.
+    /// Makes a side accept no UDP.
     fn close(&self, side: usize) {
         self.drop_at(side, "meta l4proto udp drop");
     }
@@ -68,7 +68,7 @@ impl FirewalledHosts {
         node
     }
 
-    /// What stands in for ssh to the second side.
+    /// A stand-in for ssh to the second side.
     fn ssh(&self) -> PathBuf {
         let script = self.pair.path("ssh");
         let text = format!(
@@ -86,7 +86,7 @@ impl FirewalledHosts {
         script
     }
 
-    /// A transfer asked for on the first side, over ssh or with the second's node.
+    /// A transfer requested on the first side, over ssh or with the second's node.
     fn transfer(&self, verb: &str, is_over_ssh: bool, options: &[&str]) -> Command {
         let host = if is_over_ssh { "u@10.96.0.2" } else { "second" };
         let mut asking = command(&self.pair.here, [verb, "--retries", "0", "--cores", "0"]);
@@ -103,7 +103,7 @@ impl FirewalledHosts {
     }
 }
 
-/// What a transfer said that is refused.
+/// What a refused transfer said.
 struct Told {
     /// What it said first.
     first: String,
@@ -125,7 +125,7 @@ fn told(mut transfer: Command) -> Told {
     loop {
         first.clear();
         errors.read_line(&mut first).unwrap();
-        // Who carries it out is said before anything is known.
+        // Which node carries it out is said before anything is known.
         if !first.contains("runs this as transfer") {
             break;
         }
@@ -138,26 +138,26 @@ fn told(mut transfer: Command) -> Told {
     Told { first, within, rest, document, code }
 }
 
-/// The commands for nftables in a text, as `nft` takes them.
+/// The nftables commands in a text, as `nft` takes them.
 fn rules(text: &str) -> Vec<&str> {
     text.split("nftables: nft ").skip(1).filter_map(|rest| rest.split(';').next()).collect()
 }
 
-/// The option for ports that a text gives, and its value, if the ports were random.
+/// The option for ports that a text suggests, and its value, if the ports were random.
 fn options(text: &str) -> Vec<&str> {
     let advised = text.split("use other ports: add ").skip(1);
     advised.flat_map(|rest| rest.split([' ', ';', ',', '\n']).take(2)).collect()
 }
 
-/// Which datagrams a host drops that takes none.
+/// Which datagrams are dropped by a host that accepts none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dropped {
     Data,
     Answers,
 }
 
-/// The host that receives the data, or the answers, takes no UDP: reads what is said, does what it
-/// says, and sees it work.
+/// The host that receives the data, or the answers, accepts no UDP: reads what is said, does what
+/// it says, and sees it work.
 fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
     let Some(walled) = FirewalledHosts::new() else { return };
     let _node = (!is_over_ssh).then(|| walled.node(&["--ports", "7273"]));
@@ -180,16 +180,16 @@ fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
     ] {
         assert!(first.contains(part), "'{part}' is not in: {first}");
     }
-    // Who sends hears the receiver or does not; who receives knows which of both it is.
+    // A sender hears the receiver or does not; a receiver knows which of the two it is.
     let (first_at, second_at) = (first.find(&format!("({from})")), first.find(&format!("({to})")));
     let is_certain = dropped == Dropped::Data || verb == "get";
     assert_eq!(first_at < second_at, is_certain, "the wrong way round: {first}");
     assert_eq!(rules(&first).len(), if is_certain { 1 } else { 2 }, "{first}");
-    // The error says by itself what failed, and what opens the way stands once in all.
+    // The error by itself says what failed, and what opens the way is said only once.
     assert!(rest.contains(&format!("({from})")) && rest.contains(&format!("({to})")), "{rest}");
     assert!(rest.contains("does not get through") && rest.contains("see above"), "{rest}");
     assert!(!rest.contains("nft") && !rest.contains("firewall-cmd"), "said twice: {first}{rest}");
-    // What it says is done, and is enough.
+    // Doing what it says is enough.
     for rule in rules(&first) {
         let side = usize::from(rule.contains("saddr 10.96.0.1"));
         if side == closed {
@@ -220,7 +220,7 @@ fn closed_ports_of_who_fetches_from_a_node_are_told_and_how_to_open_them() {
     assert_told_and_mended("get", false, Dropped::Data);
 }
 
-/// Who fetched was told after six seconds, and to open the way that was open.
+/// Regression: users who fetched were told after six seconds, and to open the way that was open.
 #[test]
 fn a_far_end_that_gets_no_answers_is_told_of_in_time() {
     assert_told_and_mended("get", true, Dropped::Answers);
@@ -241,7 +241,7 @@ fn who_sends_to_a_node_and_gets_no_answers_is_told_how_to_open_their_way_too() {
     assert_told_and_mended("send", false, Dropped::Answers);
 }
 
-/// The same cause had 1 over ssh and 5 between nodes.
+/// Regression: the same cause ended with 1 over ssh and with 5 between nodes.
 #[test]
 fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
     let Some(walled) = FirewalledHosts::new() else { return };
@@ -256,8 +256,8 @@ fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
     }
 }
 
-/// The rule that was advised opened a port that the next transfer did not use; and who fetched was
-/// to open its own host's input, which was open.
+/// Regression: the advised rule opened a port that the next transfer did not use; and users who
+/// fetched were to open their own host's input, which was open.
 #[test]
 fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
     //= W-61
@@ -283,7 +283,8 @@ fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
     }
 }
 
-/// Nothing was said for ten seconds, and then to look for a node, which is none over ssh.
+/// Regression: nothing was said for ten seconds, and then to look for a node, which there is not
+/// over ssh.
 #[test]
 fn a_far_ends_closed_tcp_port_is_told_in_time_with_what_opens_it() {
     let Some(walled) = FirewalledHosts::new() else { return };
@@ -296,12 +297,12 @@ fn a_far_ends_closed_tcp_port_is_told_in_time_with_what_opens_it() {
     rules(&first).into_iter().for_each(|rule| walled.lab.tool(1, "nft", &[rule]));
     let output = walled.transfer("send", true, &options(&first)).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // A port that was chosen is opened, and no other.
+    // A port that was chosen is opened, and no other one.
     let chosen = told(walled.transfer("send", true, &["--remote-ports", "7300"]));
     assert!(chosen.first.contains("tcp dport 7300 accept") && !chosen.first.contains("--remote-ports"));
 }
 
-/// Where no notice is shown the error has all of it; a document always has.
+/// If no notice is shown, the error has all of it; a document always does.
 #[test]
 fn an_error_has_what_was_not_said_before() {
     let Some(walled) = FirewalledHosts::new() else { return };
@@ -315,7 +316,7 @@ fn an_error_has_what_was_not_said_before() {
     assert_eq!(rules(error["text"].as_str().unwrap()).len(), 1, "{document}");
 }
 
-/// For fifteen seconds there was "waiting before the next attempt" and nothing else.
+/// Regression: for fifteen seconds there was "waiting before the next attempt" and nothing else.
 #[test]
 fn what_a_try_ended_with_is_said_before_the_next() {
     let pair = Pair::new();

@@ -1,10 +1,10 @@
-//! The thread that carries feedback never waits for a disk: not for the one with the node's state,
-//! not for the destination's.
+//! The thread that carries feedback never waits for a disk: neither for the one with the node's
+//! state, nor for the destination's.
 //!
-//! The disk is the test's ([`StateDisk`]). It is told by the kernel which thread asks it for what,
-//! so "never" is counted and not timed. Beside that, reports that wait in the node for more than
-//! two of their intervals are counted by the node itself, once with a disk that takes 200 ms for
-//! each flush and once with one that takes no time, while transfers begin and end all the time.
+//! The disk is the test's ([`StateDisk`]). The kernel tells it which thread asks for what, so
+//! "never" is counted, not timed. In addition, the node itself counts reports that wait in it for
+//! more than two of their intervals, once with a disk that takes 200 ms for each flush and once
+//! with one that takes no time, while transfers begin and end all the time.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -22,14 +22,14 @@ use culvert_tests::wan::table::WanPair;
 
 /// How long a flush of the slow disk takes.
 const FLUSH_TAKES: Duration = Duration::from_millis(200);
-/// Transfers that begin and end beside the one that is looked at.
+/// Transfers that begin and end beside the one that is measured.
 const OTHERS: usize = 24;
 
 fn room() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("culvert-test-").tempdir().unwrap()
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 struct Counted {
     reports: u64,
@@ -38,8 +38,8 @@ struct Counted {
     asked: Vec<String>,
 }
 
-/// A transfer over a long path, and others that begin and end; the node's state on a disk whose
-/// flushes take so long.
+/// A transfer over a long path, and others that begin and end; the node's state is on a disk whose
+/// flushes take this long.
 fn count(flush_takes: Duration) -> Option<Counted> {
     let room = room();
     let disk = StateDisk::new();
@@ -66,12 +66,12 @@ fn count(flush_takes: Duration) -> Option<Counted> {
         metrics.lines().find_map(|line| line.strip_prefix(&*series)?.parse().ok()).unwrap_or(0)
     };
     let (late, in_time): (u64, u64) = (counted("late"), counted("in_time"));
-    // They have written their state when they end.
+    // They have written their state by the time they end.
     drop((asking, pair));
     Some(Counted { reports: late + in_time, late, asked })
 }
 
-/// Lets the node with state `here` push a file to many places, and waits for the end of all.
+/// Makes the node with state `here` push a file to many places, and waits for all of them to end.
 fn push_many(here: &Path, file: &Path, to: &Path) {
     let ids: Vec<String> = (0..OTHERS)
         .map(|number| {
@@ -105,14 +105,14 @@ fn no_report_waits_for_a_slow_disk_under_the_state() {
     }
     assert_eq!(slow.asked, [] as [String; 0], "the thread asked the disk itself");
     assert!(slow.reports > 100, "{slow:?}");
-    // None, as a rule: but a machine that gives the thread no time makes reports late whatever the
-    // disk does. When the thread wrote the records itself it were 574 of 1,604.
+    // Usually none, but a machine that gives the thread no time makes reports late whatever the
+    // disk does. When the thread wrote the records itself, 574 of 1,604 were late.
     let excused = fast.late + slow.reports / 100;
     assert!(slow.late <= excused, "{} late reports, and {} without a slow disk", slow.late, fast.late);
 }
 
 /// Everything that is done to a destination, and to the state, by a transfer of all kinds of files,
-/// one that fails, and by what is asked of a node beside.
+/// by one that fails, and by other requests to the node.
 #[test]
 fn the_thread_asks_no_disk_for_anything() {
     if let Some(why) = missing() {

@@ -2,17 +2,17 @@
 //! transfer is done.
 //!
 //! Each round has a seed, which it prints, and which decides the tree, the direction, the options,
-//! who dies and when. `CULVERT_SEED=n` repeats one round. The default run has 20 rounds, in two
-//! tests that run side by side; the long run has 200:
+//! which process dies and when. `CULVERT_SEED=n` repeats one round. The default run has 20 rounds,
+//! in two tests that run side by side; the long run has 200:
 //!
 //! ```text
 //! cargo xtask test crashes -- --ignored --nocapture
 //! ```
 //!
-//! While a round runs a watcher looks at the destination all the time: what has its final name must
-//! be whole, with its final mode. After the round bytes, modes and times are equal, no temporary
-//! file and no journal remains, and the journal's whole history shows that nothing that was
-//! acknowledged as stored was stored again.
+//! While a round runs, a watcher looks at the destination all the time: what has its final name
+//! must be complete and have its final mode. After the round, bytes, modes and times are equal, no
+//! temporary file and no journal remains, and the journal's whole history shows that nothing that
+//! was acknowledged as stored was stored again.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,21 +30,21 @@ use culvert_tests::program::{Ran, command};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{assert_same, assert_same_attributes, contents, is_temporary, make_flat, temporary_files};
 
-/// A round that needs more attempts than this does not come to an end.
+/// A round that needs more attempts than this never ends.
 const ATTEMPTS_MAX: u32 = 60;
 
 /// What the seed decides for a whole round.
 #[derive(Debug)]
 struct Round {
-    /// Whether the one who is asked sends.
+    /// Whether the side that is asked sends.
     is_get: bool,
-    /// Whether other files have the names, which may be replaced.
+    /// Whether other files have the names and may be replaced.
     replaces: bool,
-    /// Deaths before the round is left to come to its end.
+    /// Deaths before the round is left to finish.
     deaths: u32,
     /// Slow enough for a death in the middle, or fast enough for one at the end.
     rate: &'static str,
-    /// A death comes at most so long after an attempt has begun.
+    /// The latest time for a death, counted from the beginning of an attempt.
     moment_max_ms: u64,
 }
 
@@ -61,7 +61,7 @@ impl Round {
     }
 }
 
-/// A tree of everything: small files, some with chunks of their own, one with many, holes, links,
+/// A tree with everything: small files, some with chunks of their own, one with many, holes, links,
 /// names, modes and times.
 fn make_tree(root: &Path, random: &mut Random) {
     fs::create_dir(root).unwrap();
@@ -115,7 +115,7 @@ impl Watcher {
             Ok(ended) => ended,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        assert!(looks > 0, "the watcher has never looked");
+        assert!(looks > 0, "the watcher never looked");
         history
     }
 }
@@ -144,8 +144,8 @@ fn look(
             if kind.is_dir() {
                 directories.push(name);
             } else if kind.is_file() {
-                // One open file, so that what is looked at is one file, whatever the name means a
-                // moment later.
+                // A single open file, so that everything belongs to one file, whatever the name
+                // means a moment later.
                 let Ok(file) = fs::File::open(entry.path()) else { continue };
                 let metadata = file.metadata().unwrap();
                 let state = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
@@ -159,7 +159,7 @@ fn look(
                     && metadata.mode() == source.mode()
                     && (metadata.mtime(), metadata.mtime_nsec()) == (source.mtime(), source.mtime_nsec());
                 let is_old = before.get(&name) == Some(&bytes);
-                assert!(is_whole || is_old, "{} has its name and is not whole", name.display());
+                assert!(is_whole || is_old, "{} has its final name but is not complete", name.display());
                 if is_whole {
                     verified.insert(name, state);
                 }
@@ -199,7 +199,7 @@ impl Stage {
     }
 }
 
-/// Kills one of the four.
+/// Kills one of the four processes.
 fn kill_one(random: &mut Random, child: &Child, node: &mut Option<RunningNode>, pair: &Pair) {
     let victim = random.below(4);
     eprintln!(
@@ -222,8 +222,9 @@ fn journals(stage: &Stage) -> Vec<PathBuf> {
     journals.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// A receiver that died after its last word, before the sender's signature came, keeps a journal
-/// that is complete. A node removes it after a day; the same command, typed again, at once.
+/// A receiver that died after its last message, before the sender's signature arrived, keeps a
+/// journal that is complete. A node removes it after a day; the same command, typed again, removes
+/// it at once.
 fn tidy_up(stage: &Stage, seed: u64) {
     for journal in journals(stage) {
         let last = records(&fs::read(&journal).unwrap()).last();
@@ -232,7 +233,7 @@ fn tidy_up(stage: &Stage, seed: u64) {
         fs::File::options().write(true).open(journal).unwrap().set_modified(old).unwrap();
     }
     if stage.round.is_get {
-        // The asking side has no node that is started again: its next command tidies up.
+        // The asking side has no node that is restarted: its next command tidies up.
         let _node = stage.pair.start();
         let ran: Ran = stage.begin("4G").wait_with_output().unwrap().into();
         assert!(ran.code == 9 || ran.code == 0, "seed {seed}: {ran:?}");
@@ -278,7 +279,7 @@ fn run_round(seed: u64) {
             deaths += 1;
         }
         let ran: Ran = child.wait_with_output().unwrap().into();
-        // What one attempt stored the next does not lose.
+        // The next attempt does not lose what one has stored.
         if ran.code != 0 && ran.code != 9 {
             let now = looking.stored_now();
             let is_kept =
@@ -297,7 +298,7 @@ fn run_round(seed: u64) {
                 known = if dies { known } else { stored };
                 break (ran, dies);
             }
-            // Killed, or left by its partner: tried again.
+            // Killed, or left by its partner: retried.
             -1 | 5 => {}
             code => panic!("seed {seed}: the attempt ended with {code}: {}", ran.err),
         }
@@ -324,13 +325,13 @@ fn run_round(seed: u64) {
     }
 }
 
-/// The last attempt sent no more than what was missing.
+/// The last attempt sent only what was missing.
 fn assert_little_was_sent(result: &serde_json::Value, known: &Stored, seed: u64) {
     let number = |name: &str| result[name].as_u64().unwrap();
     let (bytes, resumed) = (number("bytes"), number("resumed_bytes"));
-    assert!(resumed >= known.bytes(), "seed {seed}: of {} stored bytes only {resumed} were taken over", known.bytes());
+    assert!(resumed >= known.bytes(), "seed {seed}: of {} stored bytes only {resumed} were reused", known.bytes());
     let segments = number("segments_sent") - number("segments_resent");
-    // The last segment of each chunk may be short; there are at most so many chunks.
+    // The last segment of each chunk may be short; there are at most this many chunks.
     let chunks = 100 + bytes / (4 << 20);
     let sent = segments.saturating_sub(chunks) * number("segment_bytes");
     assert!(sent <= bytes - resumed, "seed {seed}: {sent} bytes went although {resumed} of {bytes} were there");

@@ -1,5 +1,5 @@
-//! Transfers whose process is gone, and who knows of whose: commands and nodes that share a state
-//! directory, and what stands in it that is no file.
+//! Transfers whose process is gone, and who knows of them: commands and nodes that share a state
+//! directory, and entries in it that are not files.
 
 use std::fs;
 use std::io::Write as _;
@@ -52,7 +52,7 @@ fn source_of(pair: &Pair, mebibytes: usize) -> PathBuf {
     source
 }
 
-/// A transfer by a command of its own, at a rate at which it takes some seconds.
+/// A transfer by a separate command, at a rate at which it takes several seconds.
 fn sending(pair: &Pair, source: &Path) -> Command {
     sending_at("20M", pair, source)
 }
@@ -63,13 +63,13 @@ fn sending_at(rate: &str, pair: &Pair, source: &Path) -> Command {
     sending
 }
 
-/// What `culvert transfer list` says, one record a line.
+/// What `culvert transfer list` reports, one record per line.
 fn listed(state: &Path) -> Vec<Value> {
     let ran = run(state, ["transfer", "list", "--json"]).exits(0);
     ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The only transfer, once it moves.
+/// The only transfer, once it is moving.
 fn wait_until_active(state: &Path) -> String {
     wait_for("a transfer that is under way", || {
         let records = listed(state);
@@ -89,12 +89,12 @@ fn wait_for_the_journal(state: &Path) {
     });
 }
 
-/// It was called active for ever.
+/// Regression: it was called active forever.
 #[test]
 fn a_command_that_was_killed_is_called_interrupted_by_whoever_looks_and_goes_on() {
     let pair = Pair::new();
     let _node = pair.start();
-    // Far more than is sent until it is killed.
+    // Far more than is sent before it is killed.
     let source = source_of(&pair, 160);
     let sending_process = Running::start(&mut sending(&pair, &source));
     let id = wait_until_active(&pair.here);
@@ -117,7 +117,7 @@ fn a_command_that_was_killed_is_called_interrupted_by_whoever_looks_and_goes_on(
     is_told(&listed(&pair.here)[0]);
     let told = doctor().unwrap();
     assert!(told.contains("1 transfer interrupted") && told.contains(&id), "{told}");
-    // A node that starts says it too, and writes it down.
+    // A node that starts reports it too, and records it.
     let ours = start_ours(&pair.here);
     assert!(ours.log().contains("1 transfer was cut off when its process was killed"), "{}", ours.log());
     is_told(&show(&pair.here, &id));
@@ -137,7 +137,7 @@ fn a_command_that_was_killed_is_called_interrupted_by_whoever_looks_and_goes_on(
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// It called it failed, until it was started again.
+/// Regression: the node called it failed until it was started again.
 #[test]
 fn a_node_that_is_started_beside_a_command_knows_whose_transfer_it_is() {
     let pair = Pair::new();
@@ -158,7 +158,7 @@ fn a_node_that_is_started_beside_a_command_knows_whose_transfer_it_is() {
     assert!(!ours.log().contains("cut off"), "{}", ours.log());
 }
 
-/// A list asked the node only, which had not heard of them.
+/// Regression: a list asked only the node, which had not heard of them.
 #[test]
 fn transfers_over_ssh_are_listed_while_a_node_runs() {
     let room = tempfile::Builder::new().prefix("culvert-test-").tempdir().unwrap();
@@ -181,7 +181,7 @@ fn transfers_over_ssh_are_listed_while_a_node_runs() {
     });
     process.kill();
     assert_eq!(show(&state, &id)["error"]["code"], "interrupted");
-    // It has heard that its user is gone, and ends by itself.
+    // It notices that its user is gone, and ends by itself.
     wait_for("the far end's end", || {
         listed(&room.path().join("far"))
             .iter()
@@ -199,7 +199,7 @@ fn make_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
 }
 
-/// Each of them kept the node from starting, or kept it for ever.
+/// Regression: each of them kept the node from starting, or made it hang forever.
 #[test]
 fn what_is_no_file_in_the_state_directory_does_not_keep_a_node_from_starting() {
     let pair = Pair::new();
@@ -239,7 +239,7 @@ fn what_is_no_file_in_the_state_directory_does_not_keep_a_node_from_starting() {
     assert!(at("pending.json".to_owned()).symlink_metadata().unwrap().file_type().is_fifo(), "it was left alone");
 }
 
-/// For a key and a configuration the only remedy is somebody who puts it in order: they are told at
+/// For a key and a configuration the only remedy is somebody who fixes it: this is reported at
 /// once.
 #[test]
 fn a_pipe_in_the_place_of_a_key_or_a_configuration_is_an_error() {
@@ -260,7 +260,7 @@ fn a_pipe_in_the_place_of_a_key_or_a_configuration_is_an_error() {
     run(&pair.here, node).exits(7).says("node.lock");
 }
 
-/// A shell's `<(…)` is a pipe, and may be read: it is said that it is waited for.
+/// A shell's `<(…)` is a pipe, and may be read: a message says that the command waits for it.
 #[test]
 fn a_receipt_from_a_pipe_is_waited_for_and_it_is_said() {
     let pair = Pair::new();

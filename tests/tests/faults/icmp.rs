@@ -1,5 +1,5 @@
-//! ICMP can at most slow a flow: forged errors of every kind, towards both ends, of both families,
-//! before and during transfers.
+//! ICMP can at most slow a flow down: forged errors of every kind, towards both ends, in both
+//! families, before and during transfers.
 //!
 //! ```text
 //! cargo xtask test icmp -- --nocapture            prints the goodput with and without
@@ -17,21 +17,21 @@ use culvert_tests::random::Random;
 use serde_json::Value;
 
 /// The rate of every transfer: far below what the path and this host can do, so that only the
-/// attack can make one slower; and so low that a transfer takes long beside the start of its
+/// attack can make one slower; and so low that a transfer takes long compared with the start of its
 /// processes, which other work on the host delays.
 const RATE: &str = "40M";
 const BYTES: usize = 6 << 20;
-/// Rounds with and without an attack, in turn. Fixed: rounds that are added until the ratio is
-/// right would find it right some time.
+/// Rounds with and without an attack, alternating. The number is fixed: adding rounds until the
+/// ratio is right would eventually find it right.
 const ROUNDS: usize = 5;
-/// Goodput under attack, as a part of that without.
+/// Goodput under attack, as a fraction of that without.
 const GOODPUT_MIN: f64 = 0.9;
 /// A node's UDP port, which everybody knows.
 const NODE_PORT: u16 = 7_273;
-/// Every so many packets of the path are answered with an error.
+/// One in this many packets of the path is answered with an error.
 const PACKETS_PER_ERROR: u64 = 3;
 
-/// One transfer there and one back.
+/// One transfer in each direction.
 struct Moved {
     segment_bytes: [u64; 2],
     goodput: [f64; 2],
@@ -74,15 +74,15 @@ impl Scene {
         }
     }
 
-    /// Tells both ends everything that somebody can who has seen nothing: of the node's port, of
-    /// ports that are guessed, of an echo.
+    /// Sends both ends everything that somebody who has seen nothing can claim: about the node's
+    /// port, about guessed ports, about an echo.
     fn tell_everything_blindly(&self) {
         for error in IcmpError::table(self.is_v6) {
             for victim in 0..2 {
                 let address = |side, port| Middlebox::address(side, self.is_v6, port);
                 for (ours, theirs) in [(NODE_PORT, NODE_PORT), (NODE_PORT, 9), (0, 0)] {
                     let quoted = imagined(address(victim, ours), address(1 - victim, theirs));
-                    // As the partner, and as a router that nobody asked.
+                    // As the partner, and as an unrelated router.
                     for from in [address(1 - victim, 0).ip(), address(8, 0).ip()] {
                         self.ends.middlebox.inject(victim, error.about(&quoted, from));
                     }
@@ -102,8 +102,8 @@ fn same(one: &Path, other: &Path) -> bool {
     fs::read(one).unwrap() == fs::read(other).unwrap()
 }
 
-/// Answers packets of the transfer itself, UDP and TCP in both directions, with one error after the
-/// other, and lets them pass.
+/// Answers the transfer's own packets, UDP and TCP in both directions, with one error after
+/// another, and passes them on.
 fn quoting(is_v6: bool, told: Arc<AtomicU64>) -> Rule {
     let table = IcmpError::table(is_v6);
     let mut seen = 0;
@@ -113,8 +113,7 @@ fn quoting(is_v6: bool, told: Arc<AtomicU64>) -> Rule {
             return;
         }
         seen += 1;
-        // The first packet of a connection may be refused by whoever sees it; a reset would do it,
-        // too.
+        // Whoever sees the first packet of a connection can refuse it; a reset would do so, too.
         let is_syn = packet.is_tcp() && bytes[packet.transport + 13] & 0x02 != 0;
         if seen % PACKETS_PER_ERROR == 0 && !is_syn && packet.from.is_ipv6() == is_v6 {
             let error = table[(told.fetch_add(1, Ordering::Relaxed) % table.len() as u64) as usize];
@@ -128,7 +127,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Transfers under attack do what others do.
+/// Transfers under attack perform as others do.
 fn compare(scene: &mut Scene, name: &str, attack: &dyn Fn(&Scene), relief: &dyn Fn(&Scene)) {
     let data_plane = scene.ends.node.data_plane();
     let (mut calm, mut attacked) = (Vec::new(), Vec::new());
@@ -140,7 +139,7 @@ fn compare(scene: &mut Scene, name: &str, attack: &dyn Fn(&Scene), relief: &dyn 
     }
     relief(scene);
     let ratios = [0, 1].map(|at| goodput(&attacked, at) / goodput(&calm, at));
-    assert_eq!(scene.ends.node.data_plane(), data_plane, "{name}: the data plane was started anew");
+    assert_eq!(scene.ends.node.data_plane(), data_plane, "{name}: the data plane was restarted");
     let family = if scene.is_v6 { "IPv6" } else { "IPv4" };
     for (at, verb) in ["send", "get"].into_iter().enumerate() {
         let resent = median(attacked.iter().map(|moved| moved.resent[at]).collect());
@@ -168,10 +167,10 @@ fn blind(is_v6: bool) {
     let Some(mut scene) = Scene::new(is_v6) else { return };
     let attack = |scene: &Scene| {
         scene.tell_everything_blindly();
-        // The attack is one: both kernels believe it.
+        // The attack is effective: both kernels believe it.
         for side in 0..2 {
             let route = scene.route_of(side);
-            // Below the least that it believes, the kernel "locks" the MTU.
+            // Below the smallest MTU that it believes, the kernel "locks" the MTU.
             assert!(route.contains(if is_v6 { "mtu 1280" } else { "mtu lock 552" }), "side {side}: {route}");
         }
     };
@@ -191,7 +190,7 @@ fn what_strangers_say_of_the_path_before_a_transfer_changes_nothing() {
     blind(true);
 }
 
-/// A host whose admin lets the kernel believe in any MTU.
+/// A host whose admin lets the kernel believe any MTU.
 #[test]
 fn the_least_mtu_that_a_kernel_can_be_made_to_believe_changes_nothing() {
     let Some(mut scene) = Scene::new(false) else { return };
@@ -232,7 +231,7 @@ fn what_is_said_of_the_transfers_own_packets_changes_nothing() {
     }
 }
 
-/// A path check reports what it hears and is led nowhere by it.
+/// A path check reports what it hears and is not misled by it.
 #[test]
 fn what_is_said_of_a_path_checks_probes_changes_no_result() {
     for is_v6 in [false, true] {

@@ -1,4 +1,4 @@
-//! Faults of disks, sources, partners and networks, on real file systems and in real networks.
+//! Faults of disks, sources, partners and networks, on real file systems and real networks.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -26,7 +26,7 @@ fn has_no_faulty_disks() -> bool {
     false
 }
 
-/// Begins to send in the background.
+/// Starts sending in the background.
 fn begin(pair: &Pair, source: &Path, options: &[&str]) -> Child {
     let destination = format!("second:{}", pair.shared.join("in").display());
     let mut sending = command(&pair.here, ["send", "--json"]);
@@ -45,7 +45,7 @@ fn failed_names(result: &serde_json::Value) -> Vec<String> {
     names
 }
 
-/// Nothing has its final name that is not the whole source.
+/// Nothing that is not the whole source has its final name.
 fn assert_whole_so_far(source: &Path, destination: &Path) {
     if !destination.exists() {
         return;
@@ -53,12 +53,12 @@ fn assert_whole_so_far(source: &Path, destination: &Path) {
     let expected = contents(source);
     for (name, item) in contents(destination) {
         if matches!(item, Item::File(_)) && !is_temporary(&name) {
-            assert!(expected.get(&name) == Some(&item), "{} has its name and is not whole", name.display());
+            assert!(expected.get(&name) == Some(&item), "{} has its final name but is incomplete", name.display());
         }
     }
 }
 
-/// Four files of which two have a bad block: a large one and a small one.
+/// Four files, two of which have a bad block: a large one and a small one.
 fn make_with_bad_blocks(source: &Path) {
     for (name, bytes, is_bad) in
         [("1-good", 3 << 20, false), ("2-bad", 3 << 20, true), ("3-small", 5_000, false), ("4-small-bad", 5_000, true)]
@@ -87,7 +87,7 @@ struct BadDestination {
 }
 
 impl BadDestination {
-    /// One of the files is left out.
+    /// Leaves out one of the files.
     fn without(left_out: &str) -> Self {
         let room = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::new(room.path(), "disk", 48 << 20, None);
@@ -113,7 +113,7 @@ fn a_bad_block_of_the_source_fails_its_file_by_name() {
     rustix::fs::syncfs(fs::File::open(&disk.mounted).unwrap()).unwrap();
     let on_disk = disk.contents();
     drop(disk);
-    // Mounted anew, so that nothing is in the page cache.
+    // Mounted again, so that nothing is in the page cache.
     let disk = FaultyDisk::with_contents(pair.room.path(), "disk", on_disk, None);
     let source = disk.mounted.join("source");
     disk.set_bad(BadBlocks { reads_with: Some(MARKER.to_vec()), writes_with: None });
@@ -127,7 +127,7 @@ fn a_bad_block_of_the_source_fails_its_file_by_name() {
     assert_same(&source, &pair.shared.join("in"));
 }
 
-/// What cannot be read back of an earlier attempt's is not proved, and comes once more.
+/// What cannot be read back from an earlier attempt is not proven, and is sent again.
 #[test]
 fn a_bad_block_in_what_an_earlier_attempt_left_is_sent_anew() {
     if has_no_faulty_disks() {
@@ -152,7 +152,7 @@ fn a_bad_block_in_what_an_earlier_attempt_left_is_sent_anew() {
     rustix::fs::syncfs(fs::File::open(&disk.mounted).unwrap()).unwrap();
     let on_disk = disk.contents();
     drop(disk);
-    // Mounted anew, so that nothing is in the page cache.
+    // Mounted again, so that nothing is in the page cache.
     let disk = FaultyDisk::with_contents(room.path(), "disk", on_disk, None);
     let _node = pair.start();
     disk.set_bad(BadBlocks { reads_with: Some(MARKER.to_vec()), writes_with: None });
@@ -171,8 +171,7 @@ fn a_bad_block_of_the_destination_fails_its_file_by_name() {
     let bad = BadDestination::without("4-small-bad");
     let (pair, source) = (&bad.pair, &bad.source);
     let ran = finish(begin(pair, source, &["--retries", "0"]));
-    // Where the disk has direct access the write says so; where it has not, the flush does, for all
-    // files.
+    // If the disk has direct access, the write reports it; if not, the flush does, for all files.
     if ran.code == 6 {
         assert_eq!(failed_names(&ran.json()), ["2-bad"]);
         assert!(temporary_files(&pair.shared).is_empty());
@@ -197,7 +196,7 @@ fn small_files_that_cannot_be_made_durable_are_not_called_stored() {
     let ran = finish(begin(pair, source, &["--retries", "0"]));
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("durable"), "{ran:?}");
-    assert!(!pair.shared.join("in/4-small-bad").exists(), "it has its name and is not on the disk");
+    assert!(!pair.shared.join("in/4-small-bad").exists(), "it has its final name but is not on the disk");
 }
 
 #[test]
@@ -213,7 +212,7 @@ fn a_disk_that_is_full_at_any_moment_costs_a_transfer_and_no_file() {
         fs::create_dir(&small).unwrap();
         let size = c"size=40m";
         rustix::mount::mount("tmpfs", &small, "tmpfs", rustix::mount::MountFlags::empty(), size).unwrap();
-        // The node's state may lie on the full disk too: then its journal and records find no room.
+        // The node's state may be on the full disk too: then its journal and records find no room.
         let state_is_there = random.below(2) == 0;
         let state = if state_is_there { small.join("state") } else { room.path().join("state") };
         let pair = Pair::with(tempfile::tempdir().unwrap(), state, small.join("shared"));
@@ -256,17 +255,17 @@ fn sources_that_are_replaced_or_rewritten_while_they_are_read_are_not_stored() {
     wait_for("the first data", || (!temporary_files(&pair.shared).is_empty()).then_some(()));
     fs::write(source.join("new"), Random::new(77).bytes(8 << 20)).unwrap();
     fs::rename(source.join("new"), source.join("2-replaced")).unwrap();
-    // The same size, other bytes at the end.
+    // The same size, but other bytes at the end.
     let rewritten = fs::File::options().write(true).open(source.join("3-rewritten")).unwrap();
     rewritten.write_all_at(b"other", (8 << 20) - 5).unwrap();
     let result = finish(child).exits(6).json();
-    // Of a file that was replaced the version arrives that was opened, if it was by then.
+    // If a file was replaced, the opened version arrives, provided that it had been opened by then.
     let failed = failed_names(&result);
     let is_carried = failed == ["3-rewritten"];
     assert!(is_carried || failed == ["2-replaced", "3-rewritten"], "{result}");
     if is_carried {
         let carried = fs::read(pair.shared.join("in/2-replaced")).unwrap();
-        assert!(carried == Random::new("2-replaced".len() as u64).bytes(8 << 20), "it is the one that was opened");
+        assert!(carried == Random::new("2-replaced".len() as u64).bytes(8 << 20), "it is not the one that was opened");
         fs::remove_file(pair.shared.join("in/2-replaced")).unwrap();
     }
     let stored: Vec<_> = contents(&pair.shared.join("in")).into_keys().collect();
@@ -275,7 +274,7 @@ fn sources_that_are_replaced_or_rewritten_while_they_are_read_are_not_stored() {
     assert_same(&source, &pair.shared.join("in"));
 }
 
-/// The processes of both sides, one after the other, stop and go on.
+/// The processes of both sides stop and continue, one after the other.
 fn stall(seconds: u64, retries: &str) {
     let pair = Pair::new();
     let node = pair.start();
@@ -311,8 +310,8 @@ fn a_partner_that_stalls_for_a_minute_is_given_up_and_tried_again() {
     stall(60, "20");
 }
 
-/// The control process waited for ever for a confirmation that the data plane did not give, and
-/// then called files faulty.
+/// Regression: the control process waited forever for a confirmation that the data plane did not
+/// give, and then called the files faulty.
 #[test]
 fn a_data_plane_that_may_open_no_more_files_says_so_and_the_transfer_goes_on_when_it_may() {
     let pair = Pair::new();
@@ -320,7 +319,7 @@ fn a_data_plane_that_may_open_no_more_files_says_so_and_the_transfer_goes_on_whe
     fs::write(pair.path("first"), "content").unwrap();
     pair.send(&pair.path("first"), "first", &[]).exits(0);
     let data_plane = node.data_plane();
-    // Whatever it has open stays so.
+    // Files that are already open stay open.
     let limit =
         rustix::process::Rlimit { current: Some(3), ..rustix::process::getrlimit(rustix::process::Resource::Nofile) };
     let process = rustix::process::Pid::from_raw(data_plane as i32);
@@ -347,7 +346,7 @@ fn a_core_that_is_taken_away_slows_a_transfer_and_no_more() {
     make_flat(&source, 8, 4 << 20, &mut Random::new(1));
     let child = begin(&pair, &source, &["--rate", "150M", "--retries", "0"]);
     wait_for("the first data", || (!temporary_files(&pair.shared).is_empty()).then_some(()));
-    // Both data planes are driven onto one core, away from where their lanes are pinned.
+    // Both data planes are moved to one core, away from where their lanes are pinned.
     let mut one = rustix::thread::CpuSet::new();
     one.set(0);
     for process in [Some(node.data_plane()), data_plane_of(child.id())].into_iter().flatten() {
@@ -366,7 +365,7 @@ fn sixty_four_transfers_at_once_all_end() {
     let node = pair.start();
     let permit = format!("{}:both", pair.shared.display());
     let (theirs, address) = (key_of(&pair.there), format!("127.0.0.1:{}", node.port));
-    // Four nodes with sixteen transfers each: what a node carries out at once.
+    // Four nodes with sixteen transfers each, which is what a node carries out at once.
     let mut nodes = Vec::new();
     let mut sending = Vec::new();
     for sender in 0..4u64 {
@@ -401,8 +400,8 @@ fn sixty_four_transfers_at_once_all_end() {
 
 #[test]
 fn ten_thousand_queued_transfers_leave_the_node_responsive() {
-    // In memory, where there is such a place: each is written down durably, which is the disk's
-    // speed and not the node's.
+    // In memory, if there is such a place: each is recorded durably, at the disk's speed and not
+    // the node's.
     let memory = Path::new("/dev/shm");
     let room = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let (there, shared) = (room.path().join("there"), room.path().join("shared"));
@@ -432,7 +431,7 @@ fn ten_thousand_queued_transfers_leave_the_node_responsive() {
     assert!(ours.metric("culvert_transfers{state=\"queued\"}") > 9_000.0, "{}", ours.metrics());
     for id in ids.iter().rev() {
         let (status, answer) = call(&pair.here, "POST", &format!("/v1/transfers/{id}/cancel"), "");
-        // Those that were first may have ended.
+        // The first ones may have ended.
         assert!(status == 200 || status == 409, "{answer}");
     }
     wait_for("the end of all", || {
@@ -440,13 +439,13 @@ fn ten_thousand_queued_transfers_leave_the_node_responsive() {
             .then_some(())
     });
     let resident = resident_kib(ours.process_id());
-    // What a side may have for a million files; the list of ten thousand transfers passes through
-    // it several times.
+    // What a side may use for a million files; the list of ten thousand transfers passes through it
+    // several times.
     assert!(resident < 512 << 10, "the node grew to {resident} KiB");
     pair.send(&source, "afterwards", &[]).exits(0);
 }
 
-/// Two nodes in two namespaces: the first side asks, the second answers.
+/// Two nodes in two namespaces: the first side requests, the second answers.
 struct Networked {
     pair: Pair,
     _node: RunningNode,
@@ -480,7 +479,7 @@ impl Networked {
         sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Drops what a side sends of a protocol.
+    /// Drops what a side sends over a protocol.
     fn block(&self, side: usize, protocol: &str) {
         let rules = format!(
             "add table inet fault; add chain inet fault out {{ type filter hook output priority 0; }}; add rule inet fault out meta l4proto {protocol} drop"
@@ -538,7 +537,7 @@ fn a_control_connection_that_is_cut_and_comes_back_costs_nothing() {
     let Some(networked) = Networked::new() else { return };
     let child = networked.begin(&["--rate", "60M", "--retries", "0"]);
     wait_for("the first data", || (!temporary_files(&networked.pair.shared).is_empty()).then_some(()));
-    // Only TCP, both ways; then the whole link.
+    // Only TCP, in both directions; then the whole link.
     networked.block(0, "tcp");
     networked.block(1, "tcp");
     std::thread::sleep(Duration::from_secs(1));

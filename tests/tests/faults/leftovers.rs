@@ -1,5 +1,5 @@
-//! What an attempt leaves under temporary names, and what stands where it left something: removed,
-//! gone on with or sent anew, and never anything of somebody else's.
+//! What an attempt leaves under temporary names, and what has taken the place of something it left:
+//! removed, continued or sent again, and never anything of somebody else's.
 
 use std::fs;
 use std::io::Read as _;
@@ -18,7 +18,7 @@ use culvert_tests::tree::temporary_files_of;
 use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 
-/// Everything below one directory is there by now, and the sources have the other no more.
+/// Everything below one directory is already there, and the sources no longer have the other.
 #[test]
 fn what_an_attempt_left_in_directories_that_are_left_out_is_removed_and_nothing_else() {
     for has_more in [true, false] {
@@ -49,7 +49,7 @@ fn what_an_attempt_left_in_directories_that_are_left_out_is_removed_and_nothing_
         child.wait_with_output().unwrap();
         let temporary = temporary_files_of(&there);
         assert!(temporary.len() >= directories.len(), "the node died too late: {temporary:?}");
-        // By another way everything of the first has come.
+        // Everything in the first has arrived by other means.
         let (from, to) = (source.join("1-there/large"), there.join("1-there/large"));
         fs::copy(&from, &to).unwrap();
         let time = fs::metadata(&from).unwrap().modified().unwrap();
@@ -58,7 +58,7 @@ fn what_an_attempt_left_in_directories_that_are_left_out_is_removed_and_nothing_
         if has_more {
             fs::write(source.join("3-new"), "new").unwrap();
         }
-        // Somebody else's: files, and what a transfer of another partner has under way.
+        // Somebody else's: files, and what another partner's transfer has under way.
         let of_others: Vec<PathBuf> = directories
             .iter()
             .flat_map(|directory| {
@@ -83,7 +83,7 @@ fn what_an_attempt_left_in_directories_that_are_left_out_is_removed_and_nothing_
     }
 }
 
-/// Sends `source` slowly to `copy`, and dies when some of its chunks are in the journal. Returns
+/// Sends `source` slowly to `copy`, and dies once some of its chunks are in the journal. Returns
 /// the partial file.
 fn interrupt_in_the_middle(pair: &Pair, source: &Path) -> PathBuf {
     let destination = format!("second:{}", pair.shared.join("copy").display());
@@ -94,11 +94,11 @@ fn interrupt_in_the_middle(pair: &Pair, source: &Path) -> PathBuf {
     kill(child.id());
     child.wait().unwrap();
     let temporary = temporary_files_of(&pair.shared);
-    let [partial] = temporary.as_slice() else { panic!("one file is partial: {temporary:?}") };
+    let [partial] = temporary.as_slice() else { panic!("not exactly one partial file: {temporary:?}") };
     partial.clone()
 }
 
-/// Puts something else where a partial file is.
+/// Puts something else in place of a partial file.
 type Change = fn(partial: &Path, victim: &Path);
 
 const CHANGES: [(&str, Change); 8] = [
@@ -181,7 +181,7 @@ fn a_partial_file_that_nobody_may_change_is_sent_anew_beside_it() {
     assert_eq!(temporary_files_of(&pair.shared), [partial]);
 }
 
-/// Nobody waits for a pipe that nobody writes, and what a symlink leads to is not the journal's.
+/// Nobody waits for a pipe without a writer, and what a symlink leads to is not the journal's.
 #[test]
 fn what_is_no_file_where_the_journal_should_be_is_refused_with_a_sentence() {
     let kinds: [(&str, Change); 5] = [
@@ -200,7 +200,7 @@ fn what_is_no_file_where_the_journal_should_be_is_refused_with_a_sentence() {
     let [(journal, _)] = journals(&pair.there).try_into().unwrap();
     let kept = pair.path("kept");
     fs::rename(&journal, &kept).unwrap();
-    // One of another transfer to the same place, whose names would be compared.
+    // A journal of another transfer to the same place, whose names would be compared.
     let name = journal.file_name().unwrap().to_str().unwrap();
     let other = journal.with_file_name(name.replacen(&name[33..49], "0123456789abcdef", 1));
     for (what, put) in kinds {
@@ -236,7 +236,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removals were left to threads that ended with the process.
+/// Regression: removals were left to threads that ended with the process.
 #[test]
 fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
     if let Some(why) = missing() {
@@ -255,8 +255,8 @@ fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
         fs::write(source.join(number.to_string()), Random::new(number).bytes(3 << 20)).unwrap();
     }
     let there = disk.mounted.join("in");
-    // Each file is a chunk of its own, and most of them are on their way at once: one partner has
-    // 14 of the 16 buffers.
+    // Each file is a single chunk, and most of them are on their way at once: one partner has 14 of
+    // the 16 buffers.
     let mut fetching = command(&pair.here, ["get", "--retries", "0", "--rate", "25M", "--flows", "12"]);
     fetching.arg(format!("second:{}", source.join("").display())).arg(&there);
     let mut child = fetching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -275,8 +275,8 @@ fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
     for number in 0..FILES {
         fs::write(source.join(number.to_string()), "another version").unwrap();
     }
-    // One removal is being answered, and the others wait for the directory: the kernel lets one
-    // after the other change it.
+    // One removal is being answered, and the others wait for the directory: the kernel lets only
+    // one at a time change it.
     let process = child.id();
     let given_up = wait_for("the removal of every partial file", || {
         let left = disk.partial_files();
@@ -288,11 +288,11 @@ fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
     assert_eq!(ran.code, 130, "{ran:?}");
     let left = disk.partial_files();
     assert!(given_up.is_disjoint(&left), "{left:?} of {given_up:?}");
-    // A file that began while the others were given up may stay for the next attempt.
+    // A file begun while the others were given up may stay for the next attempt.
     assert_eq!(temporary_files_of(&there).len(), left.len());
 }
 
-/// How many threads of a process are inside of `unlinkat`.
+/// How many threads of a process are inside `unlinkat`.
 fn threads_that_remove(process: u32) -> usize {
     let prefix = format!("{} ", libc::SYS_unlinkat);
     fs::read_dir(format!("/proc/{process}/task"))

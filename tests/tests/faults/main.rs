@@ -1,5 +1,5 @@
-//! Processes, disks, clocks and paths fail in the middle: nothing is lost, nothing is said to be
-//! stored that is not.
+//! Processes, disks, clocks and paths fail midway: nothing is lost, and nothing is called stored
+//! that is not.
 
 mod clock;
 mod closed_udp;

@@ -1,5 +1,5 @@
-//! Addresses that change under a transfer, and copies of its datagrams from elsewhere, between real
-//! processes (`docs/wire.md` W-49 … W-54).
+//! Addresses that change during a transfer, and copies of its datagrams from elsewhere, between
+//! real processes (`docs/wire.md` W-49 … W-54).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ const RATE: &str = "80M";
 const BYTES: usize = 12 << 20;
 /// The node's UDP port.
 const NODE_PORT: u16 = 7_273;
-/// Data segments after which the receiver is elsewhere.
+/// Data segments after which the receiver moves.
 const SEGMENTS_PER_PLACE: u64 = 2_000;
 
 /// What was seen of one address that is not the receiver's own.
@@ -31,8 +31,8 @@ fn kind_of(packet: &Packet, bytes: &[u8]) -> Option<SegmentKind> {
     packet.is_udp().then(|| Header::parse(packet.payload(bytes)).ok().map(|header| header.kind)).flatten()
 }
 
-/// Sends a file through a middlebox with a rule, and makes sure that it arrives in one attempt
-/// without a data plane's death.
+/// Sends a file through a middlebox with a rule, and checks that it arrives in one attempt without
+/// the death of a data plane.
 fn send_through(is_v6: bool, rule: Rule) -> bool {
     let Some(ends) = MiddlePair::start(is_v6) else { return false };
     let source = ends.pair.path("source");
@@ -42,13 +42,13 @@ fn send_through(is_v6: bool, rule: Rule) -> bool {
     let to = ends.pair.shared.join("in");
     ends.moved("send", &source, &to, &["--rate", RATE]).exits(0);
     assert!(fs::read(&source).unwrap() == fs::read(&to).unwrap(), "what arrived is not what was sent");
-    assert_eq!(ends.node.data_plane(), data_plane, "the data plane was started anew");
+    assert_eq!(ends.node.data_plane(), data_plane, "the data plane was restarted");
     true
 }
 
-/// A translator before the receiver: what comes from there seems to come from the newest of
-/// `places`, and nothing reaches the receiver by any other. The control connection is another
-/// matter: it is older than the changes.
+/// A NAT in front of the receiver: what comes from there appears to come from the newest of
+/// `places`, and nothing reaches the receiver through any other. The control connection is not
+/// affected: it is older than the changes.
 fn translator(is_v6: bool, places: Vec<SocketAddr>, seen: Arc<Mutex<Vec<u64>>>) -> Rule {
     let real = Middlebox::address(1, is_v6, NODE_PORT);
     let (mut place, mut segments) = (0, 0);
@@ -60,7 +60,7 @@ fn translator(is_v6: bool, places: Vec<SocketAddr>, seen: Arc<Mutex<Vec<u64>>>) 
             fate.now.push((0, from_elsewhere(bytes, places[place])));
             return;
         }
-        // What a translator does not know it drops.
+        // A NAT drops what it does not know.
         if packet.to != places[place] {
             return;
         }
@@ -85,7 +85,8 @@ fn a_receiver_behind_a_translator_that_forgets_it_is_followed() {
     //# This is how a sender learns of a changed address.
     for is_v6 in [false, true] {
         let other = |text: &str| text.parse::<SocketAddr>().unwrap();
-        // Another port of the host from the beginning; a third one; another host; its own again.
+        // Another port of the host from the beginning; then a third one; another host; its own
+        // again.
         let elsewhere = if is_v6 { other("[fd97::99]:40003") } else { other("10.97.3.99:40003") };
         let of_peer = |port| Middlebox::address(1, is_v6, port);
         let places = vec![of_peer(40_001), of_peer(40_002), elsewhere, of_peer(NODE_PORT)];
@@ -99,7 +100,7 @@ fn a_receiver_behind_a_translator_that_forgets_it_is_followed() {
     }
 }
 
-/// The receiver's host has another address for what it sends, and the one that the control
+/// The receiver's host has another address for what it sends, and the address that the control
 /// connection knows is dead for UDP.
 #[test]
 fn a_receiver_whose_host_moves_is_followed() {
@@ -140,7 +141,8 @@ fn a_receiver_whose_host_moves_is_followed() {
     assert!(*seen.lock().unwrap() > 0, "no data went to the new address");
 }
 
-/// Somebody on the path sends each answer on from elsewhere, before the answer itself arrives.
+/// Somebody on the path sends a copy of each answer from elsewhere before the answer itself
+/// arrives.
 #[test]
 fn copies_of_answers_from_elsewhere_lead_no_data_there() {
     //= W-50
@@ -181,7 +183,7 @@ fn copies_of_answers_from_elsewhere_lead_no_data_there() {
         eprintln!("a third party and another port of the receiver's host: {seen:?}");
         for seen in seen {
             assert_eq!(seen.data, 0, "data went where a copy came from: {seen:?}");
-            assert!(seen.bytes_from > 0 && seen.bytes_to > 0, "no copy was taken, so nothing was shown: {seen:?}");
+            assert!(seen.bytes_from > 0 && seen.bytes_to > 0, "no copy was accepted, so this shows nothing: {seen:?}");
             assert!(seen.bytes_to <= 3 * seen.bytes_from, "{seen:?}");
         }
     }

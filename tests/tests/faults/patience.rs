@@ -1,5 +1,5 @@
-//! Transfers that get nowhere although everything around them lives: they are given up by name, and
-//! go on from what is stored.
+//! Transfers that make no progress although everything around them is alive: they are given up by
+//! name, and continue from what is stored.
 
 use std::fs;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use culvert_tests::stranger::file;
 use culvert_tests::tree::{assert_same, make_flat, temporary_files};
 use rustix::process::Signal;
 
-/// Both control processes live and talk to each other all the while.
+/// Both control processes are alive and talk to each other all the while.
 #[test]
 fn a_transfer_that_gets_nowhere_is_given_up_and_goes_on_from_what_is_stored() {
     let pair = Pair::new();
@@ -44,13 +44,13 @@ fn a_sender_that_only_says_that_it_lives_is_given_up() {
     let mut frame = Vec::new();
     Message::Ping(1).write_frame(&mut frame);
     while sender.stranger.say_bytes(&frame).is_ok() {
-        assert!(began.elapsed() < PATIENCE, "the node waits for ever");
+        assert!(began.elapsed() < PATIENCE, "the node waits forever");
         std::thread::sleep(Duration::from_millis(50));
     }
     let refusal = sender.stranger.hear_refusal();
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     assert!(refusal.text.contains("1 file and 0 chunks are outstanding"), "{refusal}");
-    // The next is answered.
+    // The next one is answered.
     fs::write(pair.path("file"), "content").unwrap();
     pair.send(&pair.path("file"), "next", &[]).exits(0);
 }

@@ -2,12 +2,12 @@
 //! fails at every point.
 //!
 //! The receiver stores on one disk and keeps its state on another ([`culvert_tests::faulty_disk`]),
-//! each an ext4 that promises as little as ext4 can. For a cut the two disks get back what was
-//! flushed, and of what was not whatever chance says, are mounted, and looked at: final names hold
-//! whole files only, what the journal calls stored is there, and what was reported as done is all
-//! there. From some cuts the transfer is really resumed.
+//! each an ext4 with the weakest guarantees that ext4 allows. For a cut, the two disks get back
+//! what was flushed, and of the rest whatever chance decides; they are mounted and inspected: final
+//! names hold only complete files, what the journal calls stored is there, and what was reported as
+//! done is all there. After some cuts the transfer is really resumed.
 //!
-//! The default run looks at a sample of cuts; this looks at every flush and every fourth write:
+//! The default run inspects a sample of cuts; this inspects every flush and every fourth write:
 //!
 //! ```text
 //! cargo xtask test power_loss -- --ignored --nocapture
@@ -33,8 +33,8 @@ const STATE: usize = 1;
 const BEGUN: u64 = 1;
 const REPORTED: u64 = 2;
 
-/// Small files in several directories, files with chunks of their own, one that takes several
-/// commits of the journal.
+/// Small files in several directories, files with chunks of their own, and one that takes several
+/// journal commits.
 fn make_tree(root: &Path, random: &mut Random) {
     make_flat(&root.join("flat"), 120, 12_000, random);
     make_flat(&root.join("some/where/deep"), 40, 5_000, random);
@@ -44,13 +44,13 @@ fn make_tree(root: &Path, random: &mut Random) {
     fs::write(root.join("empty"), "").unwrap();
 }
 
-/// A run that was recorded.
+/// A recorded run.
 struct Run {
     room: tempfile::TempDir,
     /// The sender's state.
     here: PathBuf,
     source: PathBuf,
-    /// What was under names that were replaced.
+    /// The earlier contents of names that were replaced.
     old: HashMap<PathBuf, Vec<u8>>,
     events: Vec<Event>,
     images: [Vec<u8>; 2],
@@ -85,7 +85,7 @@ fn record_run(random: &mut Random) -> Run {
     pair.send(&source.join(""), "in", &["--rate", "45M", "--overwrite", "changed"]).exits(0);
     record.mark(REPORTED);
     assert_same(&source, &pair.shared.join("in"));
-    // The rest of the disk's own business: it may not be cut off from what was reported.
+    // The rest is the disk's own work, which must not be cut off from what was reported.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let events = record.events();
     node.kill();
@@ -107,7 +107,7 @@ struct Aftermath {
 
 impl Aftermath {
     fn new(run: &Run, cut: usize, mut random: Option<&mut Random>) -> Self {
-        // Where the disks were before, so that profiles and journals mean the same places.
+        // Mounted where the disks were before, so that profiles and journals mean the same places.
         let mut disk = |name, disk: usize| {
             let image = after_power_failure(&run.images[disk], &run.events, disk, cut, random.as_deref_mut());
             FaultyDisk::with_contents(run.room.path(), name, image, None)
@@ -119,7 +119,7 @@ impl Aftermath {
         self.data.mounted.join("shared/in")
     }
 
-    /// Looks at everything that a power failure may not harm.
+    /// Checks everything that a power failure must not harm.
     fn check(&self, run: &Run, is_reported: bool) {
         let found = contents(&self.destination());
         let expected = contents(&run.source);
@@ -129,7 +129,7 @@ impl Aftermath {
                 continue;
             }
             let is_old = run.old.get(name) == Some(bytes);
-            assert!(is_old || expected.get(name) == Some(item), "{} has its name and is not whole", name.display());
+            assert!(is_old || expected.get(name) == Some(item), "{} has its name but is not whole", name.display());
             assert!(!is_old || !is_reported, "{} is the old one", name.display());
         }
         if is_reported {
@@ -139,7 +139,7 @@ impl Aftermath {
         self.check_journal(&expected, &found);
     }
 
-    /// What the journal calls stored is there.
+    /// Checks that what the journal calls stored is there.
     fn check_journal(
         &self,
         expected: &std::collections::BTreeMap<PathBuf, Item>,
@@ -152,7 +152,7 @@ impl Aftermath {
             let name = names[hash];
             assert!(
                 found.get(name) == expected.get(name),
-                "the journal calls {} stored, and it is not",
+                "the journal calls {} stored, but it is not",
                 name.display()
             );
         }
@@ -163,16 +163,16 @@ impl Aftermath {
             }
             let partial = name.parent().unwrap().join(temporary_name(stored.tokens[&hash]));
             let (Some(Item::File(there)), Item::File(source)) = (found.get(&partial), &expected[name]) else {
-                panic!("the journal calls a chunk of {} stored, and there is no partial file", name.display());
+                panic!("the journal calls a chunk of {} stored, but there is no partial file", name.display());
             };
             let begin = part as usize * stored.begun[&hash].0 as usize;
             let end = (begin + stored.begun[&hash].0 as usize).min(source.len());
             let is_there = there.get(begin..end) == Some(&source[begin..end]);
-            assert!(is_there, "the journal calls chunk {part} of {} stored, and it is not", name.display());
+            assert!(is_there, "the journal calls chunk {part} of {} stored, but it is not", name.display());
         }
     }
 
-    /// The receiver comes back, and the transfer goes on.
+    /// The receiver comes back, and the transfer continues.
     fn resume(self, run: &Run) {
         let destination = self.destination();
         let pair = Pair {
@@ -192,7 +192,7 @@ impl Aftermath {
     }
 }
 
-/// Looks at one cut, twice: nothing that was not flushed is left, and something of it is.
+/// Inspects one cut twice: with nothing that was not flushed, and with some of it.
 fn check_cut(run: &Run, cut: usize, random: &mut Random) {
     let is_reported = cut > run.reported;
     Aftermath::new(run, cut, None).check(run, is_reported);
@@ -221,7 +221,7 @@ fn a_power_failure_loses_nothing_that_was_called_stored() {
         assert!(flushes.len() > 10, "a transfer has more than {} flushes", flushes.len());
         eprintln!("{} events, {} flushes", run.events.len() - run.begun, flushes.len());
         for _ in 0..5 {
-            // Just before and just after a flush, and anywhere.
+            // Just before or just after a flush, and anywhere.
             let flush = flushes[random.below(flushes.len() as u64) as usize];
             check_cut(&run, flush + random.below(2) as usize, &mut random);
             let anywhere = run.begun + random.below((run.events.len() - run.begun) as u64) as usize;

@@ -1,12 +1,12 @@
-//! What becomes of a transfer whose node's state cannot be written, or that dies in the middle of
-//! writing it.
+//! What becomes of a transfer whose node cannot write its state, or dies in the middle of writing
+//! it.
 //!
-//! The state lies on a disk of the test's ([`StateDisk`]). At each change of a record, a receipt or
-//! a journal, one after the other, the node is killed before or after it, or the disk is full from
-//! it on; then the same transfer is asked for again. Each round asserts that the first try ended
-//! and said why, that the second one ends complete with equal content, that nothing was called
-//! stored that was not, and that no transfer's id is stuck. The default run takes a sample of the
-//! changes; the long one takes all of them:
+//! The state is on a disk of the test ([`StateDisk`]). At each change of a record, a receipt or a
+//! journal, one after the other, the node is killed before or after it, or the disk is full from
+//! then on; then the same transfer is requested again. Each round asserts that the first attempt
+//! ended and said why, that the second one ends complete with equal content, that nothing was
+//! called stored that was not, and that no transfer's ID is stuck. The default run takes a sample
+//! of the changes; the long one takes all of them:
 //!
 //! ```text
 //! cargo xtask test state_faults -- --ignored --nocapture
@@ -36,7 +36,7 @@ enum Side {
     Asking,
 }
 
-/// What happens, at whichever change.
+/// What happens at a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     KillBefore,
@@ -50,7 +50,7 @@ struct Stage {
     side: Side,
     /// The node on the disk. It ends before the disk is unmounted.
     node: Option<RunningNode>,
-    /// The other one, if the one on the disk asks.
+    /// The other node, if the one on the disk asks.
     _partner: Option<RunningNode>,
     disk: StateDisk,
     pair: Pair,
@@ -122,7 +122,7 @@ impl Stage {
         });
     }
 
-    /// The transfers of the node on the disk, and where they stand.
+    /// The transfers of the node on the disk, and their states.
     fn transfers(&self) -> BTreeMap<String, Value> {
         let (status, listed) = call(&self.state(), "GET", "/v1/transfers", "");
         assert_eq!(status, 200);
@@ -130,7 +130,7 @@ impl Stage {
         listed.as_array().unwrap().iter().map(named).collect()
     }
 
-    /// Waits until every transfer has ended, and what the disk says is what the node says.
+    /// Waits until every transfer has ended, and the disk says the same as the node.
     fn wait_until_settled(&self) -> BTreeMap<String, Value> {
         let is_final = |record: &Value| !["queued", "active"].contains(&record["state"].as_str().unwrap());
         let is_written = |id: &String, record: &Value| {
@@ -174,11 +174,11 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
     } else {
         assert!(!first.err.is_empty() || !first.out.is_empty(), "{round}: {first:?}");
     }
-    // What is written beside may come a moment later.
+    // What is written in parallel may come a moment later.
     std::thread::sleep(Duration::from_millis(50));
     let (changes, has_happened) = stage.disk.changes();
     if !has_happened {
-        assert_eq!(first.code, 0, "{round}: nothing was wrong, and {first:?}");
+        assert_eq!(first.code, 0, "{round}: nothing was wrong, but {first:?}");
         return false;
     }
     eprintln!("{round} of {changes}: exit {}", first.code);
@@ -190,7 +190,7 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
         stage.start_again();
         assert!([0, -1, 5].contains(&first.code), "{round}: {first:?}");
     }
-    // One that the node's own user asked for goes on by itself after a restart.
+    // A transfer that the node's own user requested continues by itself after a restart.
     stage.wait_until_settled();
     let second = stage.transfer("1G");
     assert!([0, 9].contains(&second.code), "{round}: {second:?}, the node: {}", stage.node().log());
@@ -198,7 +198,7 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
     let temporary = temporary_files(&stage.destination);
     assert!(temporary.is_empty(), "{round}: {temporary:?}");
     assert_no_id_is_stuck(&stage, &round);
-    // Nothing of it remains, and everything is still so after a restart.
+    // Nothing of it remains, and a restart does not change that.
     let before = stage.wait_until_settled();
     stage.start_again();
     let after = stage.transfers();
@@ -210,7 +210,7 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
     if first.code == 0 && stage.side == Side::Asked {
         //= W-56
         //# Whoever is told of success therefore finds the receipt at both ends.
-        // Who was told of success finds the same receipt on both ends (W-56).
+        // Whoever was told of success finds the same receipt at both ends (W-56).
         let id = first.json()["transfer"].as_str().unwrap().to_owned();
         let of = |state: &Path| fs::read_to_string(state.join(format!("receipts/{id}.receipt"))).unwrap_or_default();
         assert_ne!(of(&stage.pair.here), "", "{round}");
@@ -227,7 +227,7 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
     true
 }
 
-/// Each transfer of the node's own user that did not succeed can be begun again.
+/// Each transfer of the node's own user that did not succeed can be restarted.
 fn assert_no_id_is_stuck(stage: &Stage, round: &str) {
     if stage.side == Side::Asked {
         return;
@@ -240,7 +240,7 @@ fn assert_no_id_is_stuck(stage: &Stage, round: &str) {
     }
 }
 
-/// All changes, or every so manieth.
+/// All changes, or one in `step`.
 fn sweep(side: Side, kind: Kind, first: u64, step: u64, rounds_max: u64) {
     if let Some(why) = missing() {
         eprintln!("skipped: {why}");
@@ -252,10 +252,10 @@ fn sweep(side: Side, kind: Kind, first: u64, step: u64, rounds_max: u64) {
         rounds += 1;
     }
     eprintln!("{side:?} {kind:?}: {rounds} rounds");
-    assert!(rounds > 0, "no change was met");
+    assert!(rounds > 0, "no change was made");
 }
 
-/// A sample: some change at a stride that the next run shifts.
+/// A sample: changes at a fixed stride, from a start that differs between runs.
 fn sample(side: Side) {
     let shift = Random::new(seeds(1)[0]).below(4);
     for (number, kind) in (0..).zip(KINDS) {
@@ -285,7 +285,7 @@ fn a_node_that_asks_survives_death_and_a_full_disk_at_every_change() {
     KINDS.into_iter().for_each(|kind| sweep(Side::Asking, kind, 0, 1, u64::MAX));
 }
 
-/// Who is told that a transfer has succeeded finds the receipt on both ends, however slow the
+/// Whoever is told that a transfer has succeeded finds the receipt at both ends, however slow the
 /// partner's disk is and whatever becomes of it afterwards.
 #[test]
 fn the_partner_has_written_the_receipt_down_when_success_is_told() {

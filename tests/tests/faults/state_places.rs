@@ -1,5 +1,5 @@
-//! What stands in the place of a file, a directory or a socket of the state directory and is
-//! another kind of thing: it is said what it is, where, and what to do, or it is gone around with a
+//! Something in the place of a file, a directory or a socket of the state directory that is of
+//! another kind: the error says what it is, where, and what to do, or it is worked around with a
 //! warning. Nobody waits for it.
 
 use std::fs;
@@ -12,7 +12,7 @@ use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::program::{Ran, command, culvert, is_root};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-/// What can stand under a name, and what it is called.
+/// What can be under a name, and what it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
@@ -58,7 +58,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Ends a command that hangs, with a code that no test expects.
+/// Runs a command, and ends it with a code that no test expects if it hangs.
 fn bounded(command: &Command) -> Ran {
     let mut bounded = Command::new("timeout");
     bounded.args(["--signal=KILL", "--preserve-status", "60"]).arg(command.get_program()).args(command.get_args());
@@ -70,7 +70,7 @@ const NODE: [&str; 7] = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "-
 struct Room {
     room: tempfile::TempDir,
     state: PathBuf,
-    /// A file and a directory for symlinks to lead to.
+    /// A file and a directory for symlinks to point to.
     file: PathBuf,
     directory: PathBuf,
 }
@@ -99,14 +99,14 @@ impl Room {
         RunningNode::start(&self.state, &mut command(&self.state, NODE))
     }
 
-    /// What is elsewhere is nobody's business.
+    /// What is elsewhere must not be touched.
     fn assert_elsewhere_is_untouched(&self, case: &str) {
         assert_eq!(fs::read_to_string(&self.file).unwrap(), "elsewhere", "{case}");
         assert_eq!(fs::read_dir(&self.directory).unwrap().count(), 0, "{case}");
     }
 }
 
-/// It was "File exists", and the owner and permissions were to be checked.
+/// Regression: the error was "File exists", with the advice to check the owner and permissions.
 #[test]
 fn what_is_no_directory_in_a_directorys_place_is_named() {
     let room = Room::new();
@@ -144,7 +144,7 @@ fn what_is_no_directory_in_a_directorys_place_is_named() {
     }
 }
 
-/// A directory may lie elsewhere.
+/// A directory may be somewhere else.
 #[test]
 fn a_symlink_to_a_directory_in_a_directorys_place_is_followed() {
     let room = Room::new();
@@ -157,8 +157,8 @@ fn a_symlink_to_a_directory_in_a_directorys_place_is_followed() {
     room.run(&["transfer", "list"]).exits(0);
 }
 
-/// The lock of a path check waited for ever for whoever would read a pipe, and both named no
-/// remedy.
+/// Regression: the lock of a path check waited forever for whoever would read a pipe, and neither
+/// error named a remedy.
 #[test]
 fn what_is_no_file_in_a_locks_place_is_named_and_not_waited_for() {
     let room = Room::new();
@@ -189,13 +189,13 @@ fn what_is_no_file_in_a_locks_place_is_named_and_not_waited_for() {
             remove(&path);
         }
     }
-    // A file is a lock, whatever is in it.
+    // A file is a lock, whatever it contains.
     Kind::File.put(&room.path("node.lock"), &room.file);
     drop(room.start());
     assert_eq!(fs::read_to_string(room.path("node.lock")).unwrap(), "a file");
 }
 
-/// A file was removed without a word, a directory was "Address already in use".
+/// Regression: a file was removed silently, a directory was "Address already in use".
 #[test]
 fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
     let room = Room::new();
@@ -204,7 +204,7 @@ fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
         let case = format!("{kind:?}");
         remove(&aside);
         kind.put(&path, &room.file);
-        // Nobody runs yet.
+        // No node is running yet.
         room.run(&["status"]).exits(3).says("no node is running");
         let node = room.start();
         if kind == Kind::Socket {
@@ -216,7 +216,7 @@ fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
         }
         assert!(path.symlink_metadata().unwrap().file_type().is_socket(), "{case}");
         room.run(&["status"]).exits(0);
-        // Under a node that runs.
+        // Under a running node.
         kind.put(&path, &room.file);
         if kind != Kind::Socket {
             let what = format!("{} is {}, not its socket", path.display(), kind.word());
@@ -231,7 +231,7 @@ fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
     }
 }
 
-/// A node that had such a directory did not start.
+/// Regression: a node that had such a directory did not start.
 #[test]
 fn a_directory_in_the_place_of_what_a_node_writes_is_set_aside() {
     let room = Room::new();
@@ -241,14 +241,15 @@ fn a_directory_in_the_place_of_what_a_node_writes_is_set_aside() {
     assert!(room.path("node.json.damaged/full").is_dir());
     room.run(&["status"]).exits(0);
     drop(node);
-    // And once more, where the first is in the way.
+    // And once more, with the first one in the way.
     fs::create_dir_all(room.path("node.json/full again")).unwrap();
     let node = room.start();
     assert!(room.path("node.json.damaged-2/full again").is_dir(), "{}", node.log());
     room.run(&["status"]).exits(0);
 }
 
-/// A pin that could not be read counted as none: whatever key was shown next was trusted.
+/// Regression: a pin that could not be read counted as none: whatever key was presented next was
+/// trusted.
 #[test]
 fn pins_that_cannot_be_read_are_not_taken_for_none() {
     let room = Room::new();
@@ -261,7 +262,7 @@ fn pins_that_cannot_be_read_are_not_taken_for_none() {
     }
 }
 
-/// One that appears while a node runs.
+/// One that appears while a node is running.
 #[test]
 fn a_directory_in_the_place_of_the_table_of_keys_is_set_aside_by_who_writes_it() {
     let pair = Pair::new();
@@ -285,7 +286,7 @@ fn a_directory_in_the_place_of_the_table_of_keys_is_set_aside_by_who_writes_it()
     pair.send(&source, "copy", &[]).exits(0);
 }
 
-/// As root everything can be read.
+/// Root can read everything, so this takes another user.
 #[test]
 fn what_may_not_be_read_is_named_with_its_remedy() {
     if !is_root() {
@@ -313,11 +314,11 @@ fn what_may_not_be_read_is_named_with_its_remedy() {
         let path = room.path(name);
         let before = fs::metadata(&path).unwrap().permissions();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
-        // Without profiles a node runs, and admits nobody.
+        // Without profiles a node runs, but admits nobody.
         let ran = if name == "profiles" { as_nobody(&["profile", "list"]) } else { as_nobody(&NODE) };
         let is_named = ran.err.contains(&path.display().to_string()) && ran.err.contains("Permission denied");
         assert!(is_named && ran.err.contains("check its owner and permissions"), "{name}: {ran:?}");
-        // As for every path that the account has no right to.
+        // As for every path to which the account has no access.
         assert_eq!(ran.code, 4, "{name}: {ran:?}");
         fs::set_permissions(&path, before).unwrap();
     }

@@ -1,6 +1,6 @@
-//! A data plane that was taken over, against the control process: what an honest one comes to,
-//! single lies and what is said of them, and random scripts. What holds whatever it does stands in
-//! `tests/src/captured.rs`, which looks after every play.
+//! A data plane that was taken over, against the control process: how transfers with an honest one
+//! end, single lies and what is said about them, and random scripts. What holds whatever it does is
+//! in `tests/src/captured.rs`, which checks every play.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use culvert_tests::captured::{self, Ended, Kind};
 use culvert_tests::memory::{ATTACKED_KIB_MAX, own_kib};
 use culvert_tests::random::{Random, seeds};
 
-/// Random scripts.
+/// The number of random scripts.
 const SCRIPTS: usize = 300;
-/// After so long no further script begins: on a machine that is slow or has much else to do.
+/// No further script begins after this time: on a machine that is slow or has much else to do.
 const SCRIPTS_TIME_MAX: Duration = Duration::from_secs(35);
-/// Descriptors that may be open beside those before: of threads that are about to end.
+/// Descriptors that may be open beside those before: those of threads that are about to end.
 const DESCRIPTORS_LEFT_MAX: usize = 64;
 
 const RECEIVER: Kind = Kind { is_sender: false, checksum: true };
@@ -24,8 +24,8 @@ const SENDER: Kind = Kind { is_sender: true, checksum: true };
 const RECEIVER_WITHOUT_HASHES: Kind = Kind { is_sender: false, checksum: false };
 const SENDER_WITHOUT_HASHES: Kind = Kind { is_sender: true, checksum: false };
 
-/// What is said of a flow that a lane closes of its own accord, or of what is told of it
-/// afterwards, whichever is seen first.
+/// What is said about a flow that a lane closes of its own accord, or about what is reported of it
+/// afterwards, whichever is noticed first.
 const CLOSED: &str = "a flow";
 
 /// How a lie ends.
@@ -35,17 +35,17 @@ enum Expected {
     Blamed(&'static str),
     /// Nothing comes of it: the transfer ends well.
     Well,
-    /// As it comes: it ends well, or the data plane is blamed.
+    /// Either it ends well, or the data plane is blamed.
     WellOrBlamed,
-    /// A file fails by name, which a data plane may well say.
+    /// A file fails by name, which a data plane may legitimately report.
     OneFileFails,
-    /// Nothing is signed, with these words. Whose fault it is is not to be known.
+    /// Nothing is signed, with these words. It cannot be known whose fault it is.
     Unsigned(&'static str),
 }
 
 use Expected::{Blamed, OneFileFails, Unsigned, Well, WellOrBlamed};
 
-/// Files of the transfer.
+/// The number of files in the transfer.
 fn files() -> usize {
     captured::names().iter().filter(|name| *name != "d").count()
 }
@@ -66,7 +66,7 @@ fn not_well(kind: Kind, ended: &Ended) -> Option<String> {
 fn not_as(kind: Kind, lie: Lie, expected: Expected) -> Option<String> {
     let ended = captured::with_lie(kind, lie);
     if !ended.has_lied {
-        return Some(format!("there was no occasion: {:?}", ended.receipt));
+        return Some(format!("there was no opportunity: {:?}", ended.receipt));
     }
     let text = ended.receipt.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let is_blamed = text.contains("data plane");
@@ -83,7 +83,7 @@ fn not_as(kind: Kind, lie: Lie, expected: Expected) -> Option<String> {
     }
 }
 
-/// Plays all rows, and then says which of them did not end as they should.
+/// Plays all rows, and then reports which of them did not end as they should.
 fn assert_all(rows: impl IntoIterator<Item = (Kind, Lie, Expected)>) {
     let wrong = rows.into_iter().filter_map(|(kind, lie, expected)| {
         let began = Instant::now();
@@ -95,7 +95,7 @@ fn assert_all(rows: impl IntoIterator<Item = (Kind, Lie, Expected)>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The harness believes that it knows the order in which a sender lists.
+/// The harness assumes that it knows the order in which a sender lists.
 #[test]
 fn what_is_moved_is_what_a_sender_lists() {
     let room = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ fn what_is_moved_is_what_a_sender_lists() {
     assert_eq!(captured::names(), listed.collect::<Vec<_>>());
 }
 
-/// An adversary whose honest play does not succeed shows nothing.
+/// An adversary whose honest play does not succeed proves nothing.
 #[test]
 fn an_honest_data_plane_brings_every_kind_of_transfer_to_its_end() {
     for kind in Kind::ALL {
@@ -145,7 +145,7 @@ fn single_lies_of_a_receiving_data_plane_are_blamed_on_it() {
         (Lie::OtherEnd, Blamed("a flow that it does not have")),
         (Lie::Closed, Blamed(CLOSED)),
         (Lie::Opened, Well),
-        // Which is said to be for want of descriptors, and would be tried again.
+        // This is reported as a lack of descriptors, and would be retried.
         (Lie::NotOpened, Unsigned("cannot open another file")),
         (Lie::Left, Blamed("it closed the link")),
         (Lie::NoEvent, Blamed("invalid event")),
@@ -174,17 +174,17 @@ fn single_lies_of_a_sending_data_plane_are_blamed_on_it() {
         (Lie::OtherEnd, Blamed("a flow that it does not have")),
         (Lie::Closed, Blamed(CLOSED)),
         (Lie::Opened, Well),
-        // Which is said to be for want of descriptors, and would be tried again.
+        // This is reported as a lack of descriptors, and would be retried.
         (Lie::NotOpened, Unsigned("cannot open another file")),
         (Lie::Left, Blamed("it closed the link")),
         (Lie::NoEvent, Blamed("invalid event")),
-        // That so much was sent for nothing is what it counts.
+        // Its counters say that this much was sent in vain.
         (Lie::Counted, WellOrBlamed),
     ];
     assert_all(rows.map(|(lie, expected)| (SENDER, lie, expected)));
 }
 
-/// Without hashes less can be known, but what is no chunk's way to its place still is none.
+/// Without hashes less can be known, but what is no part of a chunk's course is still recognized.
 #[test]
 fn single_lies_without_hashes_are_blamed_on_the_data_plane() {
     let rows = [
@@ -202,8 +202,8 @@ fn single_lies_without_hashes_are_blamed_on_the_data_plane() {
     assert_all(rows);
 }
 
-/// A number for a step. Those that it does not take are steps themselves: no other event, and none
-/// that breaks the link at once.
+/// A number for a step. Numbers that the step does not consume are steps themselves: these are
+/// neither events nor steps that break the link at once.
 fn number(random: &mut Random) -> u8 {
     loop {
         let number = random.below(230) as u8;
@@ -213,21 +213,21 @@ fn number(random: &mut Random) -> u8 {
     }
 }
 
-/// A script of any steps (`steps.rs` has their letters): mostly honest ones and events, so that
-/// there is something to lie about, and seldom what ends everything at once.
+/// A script of arbitrary steps (`steps.rs` has their letters): mostly honest ones and events, so
+/// that there is something to lie about, and rarely any that end everything at once.
 fn script(random: &mut Random) -> Vec<u8> {
     let mut script = vec![random.below(4) as u8];
-    // Seldom other lanes than it was told to have, and seldom flows that are not waited for.
+    // Rarely other lanes than it was told to have, and rarely flows that are not waited for.
     script.push(if random.below(40) == 0 { 240 + random.below(16) as u8 } else { 0 });
     script.push(random.next_u64() as u8);
     for _ in 0..random.below(30) {
         match random.below(40) {
             // It asks, works, waits.
             honest @ 0..24 => script.push([0, 4, 10][honest as usize % 3]),
-            // An event, mostly with numbers that there are, and mostly in the place of a task.
+            // An event, mostly with valid numbers, and mostly for a pending task.
             24..34 => {
                 let in_place_of_task = if random.below(4) > 0 { 64 } else { 0 };
-                // Seldom of the other direction.
+                // Rarely of the other direction.
                 let direction = if random.below(30) > 0 { script[0] & 1 } else { !script[0] & 1 };
                 script.extend([11, random.next_u64() as u8 & !1 | direction | in_place_of_task]);
                 let numbers = 2 + random.below(5);

@@ -1,9 +1,9 @@
 //! Every decoder against its corpus, in every run: whole, cut anywhere, and mutated from a printed
 //! seed.
 //!
-//! A corpus (`fuzz/corpora/DECODER`) holds well-formed samples, a small choice of what fuzzing
+//! A corpus (`fuzz/corpora/DECODER`) holds well-formed samples, a small selection of what fuzzing
 //! found interesting, and every finding. `CULVERT_SEED=n` repeats a run; `CULVERT_WRITE_CORPORA=1`
-//! writes the samples anew.
+//! writes the samples again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use culvert_tests::decoders::{DECODERS, Decoder};
 use culvert_tests::random::{Random, seeds};
 
-/// A decoder that takes so many mutations in a run is also given every beginning of its samples.
+/// A decoder with this many mutations per run is also given every prefix of its samples.
 const MUTATIONS_OF_QUICK: usize = 10_000;
 
-/// A sample with some harm: bits turned, bytes set to extremes, cut, repeated, joined with itself.
+/// A damaged sample: bits flipped, bytes set to extremes, cut, repeated, joined with itself.
 fn mutate(random: &mut Random, sample: &[u8]) -> Vec<u8> {
     let mut bytes = sample.to_vec();
     for _ in 0..=below(random, 4) {
@@ -87,7 +87,7 @@ macro_rules! replayed {
 replayed!(datagram report flow message entries receipt journal configuration link stamp twamp captured);
 
 /// Each decoder has a fuzz target, a corpus and a test above, and none of these is for a decoder
-/// that there is not.
+/// that does not exist.
 #[test]
 fn each_decoder_is_fuzzed_and_replayed() {
     let decoders: Vec<&str> = DECODERS.iter().map(|decoder| decoder.name).collect();

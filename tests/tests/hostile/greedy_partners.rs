@@ -1,4 +1,4 @@
-//! An approved partner takes all that it can get of one resource: another that has just come is
+//! An approved partner takes all it can get of one resource: another that has just arrived is
 //! served all the same.
 
 use std::net::UdpSocket;
@@ -17,8 +17,8 @@ use culvert_tests::program::run;
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, file, request};
 
-/// Descriptors that a node may have open: so few that a partner without a bound has them all at
-/// once.
+/// Limits the descriptors that a node may have open: to so few that a partner without a bound has
+/// them all at once.
 fn with_descriptors(limit: u32) -> impl FnOnce(&mut std::process::Command) {
     move |starting| {
         let program = starting.get_program().to_owned();
@@ -59,7 +59,7 @@ fn holes_without_end_take_half_of_a_processor() {
         sender.stranger.say(&Message::Holes(holes.clone()));
     }
     neighbours.assert_fresh_is_served();
-    // All of them are made in the end.
+    // All of them are made eventually.
     for sender in &mut greedy {
         let mut stored = 0;
         while stored < HOLES {
@@ -75,7 +75,7 @@ fn holes_without_end_take_half_of_a_processor() {
     let took = began.elapsed().as_millis() as u64;
     let spent = processor_ms(neighbours.node.process_id()) - before;
     eprintln!("{spent} ms of processor in {took} ms");
-    // Half of it hashes; the rest serves everybody. A host with other work makes it less.
+    // Half of it is for hashing; the rest serves everybody. Other work on the host makes it less.
     assert!(spent * 10 <= took * 8, "{spent} ms of processor in {took} ms");
 }
 
@@ -88,7 +88,7 @@ fn processor_ms(process: u32) -> u64 {
 }
 
 /// Row 7: all buffers were held by chunks that nobody finished, and the other transfer was told
-/// that it had broken the protocol.
+/// that it had violated the protocol.
 #[test]
 fn row_7_chunks_that_are_never_finished_leave_buffers_for_others() {
     let neighbours = Neighbours::begin(|_| {});
@@ -97,12 +97,12 @@ fn row_7_chunks_that_are_never_finished_leave_buffers_for_others() {
     let begun = begin_and_never_finish(&mut greedy, 2_000, Duration::from_secs(2));
     assert!(begun > 4, "the greedy partner got no buffers at all: {begun}");
     neighbours.assert_fresh_is_served();
-    // Still alive, as far as it says.
+    // Still alive, by its own account.
     greedy.stranger.say(&Message::LeftOut(Vec::new()));
     neighbours.assert_fresh_is_served();
 }
 
-/// Row 7: a larger transfer beside it has at least half of what it has alone.
+/// Row 7: a larger transfer beside it has at least half of the goodput that it has alone.
 #[test]
 fn row_7_a_larger_transfer_beside_held_buffers_goes_on_at_its_pace() {
     let neighbours = Neighbours::begin(|_| {});
@@ -123,14 +123,15 @@ fn row_7_a_larger_transfer_beside_held_buffers_goes_on_at_its_pace() {
     assert!(beside >= 0.5 * alone, "{beside} beside, {alone} alone");
 }
 
-/// Row 7: who holds more than its part is ended when somebody has nothing, and hears what it owes.
+/// Row 7: whoever holds more than its share is ended when somebody has nothing, and is told what it
+/// owes.
 #[test]
 fn row_7_who_holds_too_much_and_sends_nothing_is_ended_for_those_who_wait() {
     let neighbours = Neighbours::begin(|_| {});
     let bytes = 2_000 * u64::from(CHUNK_BYTES);
     let mut greedy = neighbours.greedy_push(64, &[file(b"never", bytes)]);
     begin_and_never_finish(&mut greedy, 2_000, Duration::from_secs(2));
-    // Wants as much, and has less than its part.
+    // This one wants as much, and has less than its share.
     let asked = neighbours.greedy_request(64);
     let mut waiting =
         HostileSender::begin_request(&neighbours.fresh, neighbours.node.port, asked, &[file(b"other", bytes)]);
@@ -143,7 +144,8 @@ fn row_7_who_holds_too_much_and_sends_nothing_is_ended_for_those_who_wait() {
     neighbours.assert_fresh_is_served();
 }
 
-/// Row 7, the other way: who fetches and never says that anything has come holds buffers as well.
+/// Row 7, the other way: whoever fetches and never reports that anything has arrived holds buffers
+/// as well.
 #[test]
 fn row_7_what_is_fetched_and_never_acknowledged_leaves_buffers_for_others() {
     let neighbours = Neighbours::begin(|_| {});
@@ -172,7 +174,7 @@ fn row_7_what_is_fetched_and_never_acknowledged_leaves_buffers_for_others() {
     while began.elapsed() < Duration::from_secs(3) {
         for pull in &mut pulls {
             pull.take_in();
-            // Everything is wanted, and nothing has become whole.
+            // Everything is wanted, and nothing is complete.
             let _ = pull.report(|seen| (Summary { credit: 1_000, ..*seen }, Vec::new()), &[]);
         }
     }
@@ -187,7 +189,7 @@ fn row_7_what_is_fetched_and_never_acknowledged_leaves_buffers_for_others() {
     ran.exits(0);
 }
 
-/// Item 3: what a sender says, repeats or sends twice is no progress, and it is told what it owes.
+/// Item 3: what a sender says, repeats or sends twice is not progress, and it is told what it owes.
 #[test]
 fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes() {
     let neighbours = Neighbours::begin(|starting| {
@@ -200,7 +202,7 @@ fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes
     let began = Instant::now();
     let mut stride = STRIDE;
     let refusal = loop {
-        assert!(began.elapsed() < PATIENCE, "the node waits for ever");
+        assert!(began.elapsed() < PATIENCE, "the node waits forever");
         let frames = [
             Message::Ping(1),
             Message::LeftOut(Vec::<LeftOut>::new()),
@@ -211,7 +213,8 @@ fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes
         if greedy.stranger.say_bytes(&bytes).is_err() {
             break greedy.stranger.hear_refusal();
         }
-        // The same segments again; and the chunk anew at another stride, which makes them new ones.
+        // The same segments again; and the chunk restarted at another stride, which makes them new
+        // ones.
         for index in 0..8 {
             let datagram = greedy.segment_of(0, 0, half, stride, index);
             greedy.send(0, &datagram);
@@ -227,14 +230,14 @@ fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes
     neighbours.assert_fresh_is_served();
 }
 
-/// Row 6: one transfer had all receive slots of the lanes.
+/// Row 6: one transfer had all of the lanes' receive slots.
 #[test]
 fn row_6_a_transfer_that_wants_all_flows_gets_a_part_and_others_get_theirs() {
     let neighbours = Neighbours::begin(|_| {});
     let bytes = 600 * u64::from(CHUNK_BYTES);
     let first = neighbours.greedy_push(256, &[file(b"first", bytes)]);
     assert!((1..=128).contains(&first.flows.len()), "{} flows", first.flows.len());
-    // And its next ones, until it is refused.
+    // And eight more, each of which is accepted.
     let mut held = vec![first];
     for number in 0..8 {
         let name = format!("next {number}");
@@ -247,7 +250,7 @@ fn row_6_a_transfer_that_wants_all_flows_gets_a_part_and_others_get_theirs() {
     assert!(neighbours.node.metric("culvert_limits_reached_total{limit=\"flows\"}") >= 1.0);
 }
 
-/// Row 8: files that were never declared complete stayed open, until nobody could open any.
+/// Row 8: files that were never declared complete stayed open, until nobody could open any more.
 #[test]
 fn row_8_files_that_are_never_complete_leave_places_and_descriptors() {
     let neighbours = Neighbours::begin(with_descriptors(1_024));
@@ -259,7 +262,7 @@ fn row_8_files_that_are_never_complete_leave_places_and_descriptors() {
     let hash = hash_of_part(&content, 0);
     let (began, mut stored) = (Instant::now(), std::collections::HashSet::new());
     let mut next = 0u32;
-    // Chunks that find no credit are sent again.
+    // Chunks for which there is no credit are sent again.
     while stored.len() < 450 && began.elapsed() < Duration::from_secs(20) {
         for _ in 0..16 {
             next = (next + 1) % 600;
@@ -293,7 +296,7 @@ fn row_8_files_that_are_never_complete_leave_places_and_descriptors() {
     neighbours.assert_fresh_is_served();
 }
 
-/// Row 9: listings that nobody read held every thread that serves files.
+/// Row 9: listings that nobody read occupied every thread that serves files.
 #[test]
 fn row_9_listings_that_nobody_reads_hold_nobody_else_up() {
     let neighbours = Neighbours::begin(|_| {});
@@ -317,7 +320,7 @@ fn row_9_listings_that_nobody_reads_hold_nobody_else_up() {
     let _pulls: Vec<Stranger> = (0..10).map(|_| pull()).collect();
     std::thread::sleep(Duration::from_secs(2));
     neighbours.assert_fresh_is_served();
-    // A listing of its own, too.
+    // A listing for the fresh partner, too.
     let source = format!("second:{}", neighbours.pair.shared.join("served").display());
     let mut getting = culvert_tests::program::command(&neighbours.fresh, ["get", "--retries", "0"]);
     let ran: culvert_tests::program::Ran =
@@ -325,7 +328,7 @@ fn row_9_listings_that_nobody_reads_hold_nobody_else_up() {
     ran.exits(0);
 }
 
-/// Row 10: each source of a request was a descriptor.
+/// Row 10: each source of a request took a descriptor.
 #[test]
 fn row_10_requests_with_many_sources_are_refused_with_a_sentence() {
     let neighbours = Neighbours::begin(with_descriptors(1_024));
@@ -355,7 +358,7 @@ fn row_10_requests_with_many_sources_are_refused_with_a_sentence() {
     assert!(neighbours.node.metric("culvert_limits_reached_total{limit=\"sources\"}") >= 2.0);
 }
 
-/// Row 11: what a partner said of files was kept without bound, in memory and in the record.
+/// Row 11: what a partner said about files was kept without limit, in memory and in the record.
 #[test]
 fn row_11_words_about_files_are_kept_as_far_as_anybody_reads_them() {
     let neighbours = Neighbours::begin(|_| {});
@@ -374,7 +377,7 @@ fn row_11_words_about_files_are_kept_as_far_as_anybody_reads_them() {
     neighbours.assert_fresh_is_served();
 }
 
-/// Two partners had half of the sessions each, and a third was told to come again for as long as
+/// Two partners had half of the sessions each, and a third was told to try again for as long as
 /// they liked.
 #[test]
 fn two_partners_that_take_all_sessions_leave_some_to_a_third() {
@@ -385,7 +388,7 @@ fn two_partners_that_take_all_sessions_leave_some_to_a_third() {
     let permit = format!("{}:both", pair.shared.display());
     run(&pair.there, ["profile", "add", "colluding", "--key", &key_of(&second), "--permit", &permit]).exits(0);
     let source = pair.shared.join("small").display().to_string().into_bytes();
-    // Asks for something, hears that it comes, and says nothing more.
+    // Asks for something, hears that it is accepted, and says nothing more.
     let take_one = |state: &Path| -> Result<Stranger, Refusal> {
         let Message::Request(request) = request(RequestedAction::Pull { sources: vec![source.clone()] }) else {
             unreachable!()

@@ -1,4 +1,4 @@
-//! Who comes in and who waits: strangers, partners and local accounts that take what there is to
+//! Who gets in and who waits: strangers, partners and local accounts that take whatever there is to
 //! take before they are introduced or ask for anything, and the texts that they bring. Rows are
 //! those of the attacks of 2026-11-28.
 
@@ -19,11 +19,12 @@ use culvert_tests::program::run;
 use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::stranger::{Stranger, connect_from, request};
 
-/// Within this an honest partner is served whatever others do. It is promised in 2 s; the rest is
-/// for a host on which other tests run. Who has to wait for places waits 10 s and is refused then.
+/// An honest partner is served within this time, whatever others do. 2 s are promised; the rest is
+/// for a host on which other tests run. Whoever has to wait for a place waits 10 s and is then
+/// refused.
 const SERVED: Duration = Duration::from_secs(6);
 
-/// Introduces the partner of `state` and tells how long it took.
+/// Introduces the partner of `state`; returns how long it took.
 fn introduction(state: &Path, port: u16) -> Duration {
     let began = Instant::now();
     let mut partner = Stranger::introduced(state, port);
@@ -44,7 +45,8 @@ fn descriptors(node: &RunningNode) -> usize {
     fs::read_dir(format!("/proc/{}/fd", node.process_id())).unwrap().count()
 }
 
-/// A node that nobody asks for anything, and one that was asked for its metrics and a transfer.
+/// A node that nobody asks for anything, and one that has been asked for its metrics and a
+/// transfer.
 #[test]
 fn a_node_without_work_has_little_memory() {
     let pair = Pair::new();
@@ -63,7 +65,7 @@ fn a_node_without_work_has_little_memory() {
     assert!(heap > 0 && heap <= IDLE_HEAP_KIB_MAX, "{heap} KiB are the control process's heap and stacks");
 }
 
-/// Row 4, from another host and from the partner's own address, behind which others are.
+/// Row 4, from another host and from the partner's own address, which it shares with others.
 #[test]
 fn silent_connections_keep_no_partner_out_that_was_not_seen_before() {
     for last in [9, 1] {
@@ -79,7 +81,7 @@ fn silent_connections_keep_no_partner_out_that_was_not_seen_before() {
     }
 }
 
-/// Row 4: those that say their first word and no more.
+/// Row 4: those that say their first word and nothing more.
 #[test]
 fn half_handshakes_keep_no_partner_out_that_was_not_seen_before() {
     let pair = Pair::new();
@@ -120,7 +122,7 @@ fn connections_that_never_ask_keep_no_other_partner_out() {
     silent.iter().for_each(|silent| silent.wait_for(110));
     assert_served(&pair.here, port);
     memory.assert_bounded("connections that never ask");
-    // The greedy one itself is served, too, if it asks.
+    // The greedy partner itself is served, too, if it asks.
     assert_served(&greedy, port);
     drop(silent);
     // It is told why.
@@ -132,7 +134,8 @@ fn connections_that_never_ask_keep_no_other_partner_out() {
 /// Row 14.
 #[test]
 fn silent_connections_to_the_metrics_cost_a_few_places() {
-    // The attack had 20,000. So many show the same, and a host has ports for them without a search.
+    // The attack used 20,000. This many show the same, and a host has ports for them without a
+    // search.
     let count = 8_000;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
@@ -159,7 +162,7 @@ fn silent_connections_to_the_metrics_cost_a_few_places() {
     drop(silent);
 }
 
-/// Row 14: a request that comes a byte at a time, and one whose body never comes.
+/// Row 14: a request that arrives one byte at a time, and one whose head never ends.
 #[test]
 fn who_asks_slowly_for_metrics_is_let_go() {
     let pair = Pair::new();
@@ -182,8 +185,8 @@ fn who_asks_slowly_for_metrics_is_let_go() {
     memory.assert_bounded("slow requests");
 }
 
-/// Row 12: a version that this node does not speak, with a name that would forge lines and rule the
-/// terminal.
+/// Row 12: a version that this node does not speak, with a name that would forge lines and control
+/// the terminal.
 #[test]
 fn what_strangers_call_themselves_forges_nothing_in_the_log() {
     let pair = Pair::new();
@@ -207,14 +210,14 @@ fn what_strangers_call_themselves_forges_nothing_in_the_log() {
     assert!(!log.lines().any(|line| line.starts_with("culvert: everything")), "{log:.2000}");
     assert!(log.lines().filter(|line| line.contains("was refused")).count() <= 21, "{log:.2000}");
     assert!(log.len() < 32 << 10, "{} bytes of log", log.len());
-    // The list of keys that asked is a table, one line for each.
+    // The list of keys that asked is a table, with one line for each.
     let pending = run(&pair.there, ["profile", "pending"]).exits(0);
     assert!(!pending.out.contains('\x1b') && !pending.out.contains('\u{202e}'), "{}", pending.out);
     assert!(!pending.out.lines().any(|line| line.starts_with("culvert: everything")), "{}", pending.out);
 }
 
-/// Row 16: ten who come from other hosts, while one host brings new keys all the time (wire.md
-/// W-34: "in a table of fixed size, with a share per host").
+/// Row 16: ten strangers from other hosts, while one host keeps bringing new keys (wire.md W-34:
+/// "in a table of fixed size, with a share per host").
 #[test]
 fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
     //= W-34
@@ -238,7 +241,7 @@ fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
         let refusal = stranger.hear_refusal();
         assert!(refusal.text.contains("profile approve"), "127.0.0.{last}: {refusal}");
     }
-    // Who is not noted is told, and how it can be helped.
+    // Whoever is not recorded is told so, and what can be done about it.
     let mut stranger = Stranger::fresh_from(9, port).unwrap();
     stranger.introduce();
     let refusal = stranger.hear_refusal();
@@ -257,7 +260,7 @@ fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
     assert!(node.metric("culvert_turned_away_total{lobby=\"pending_keys\",reason=\"too_many\"}") >= 40.0);
 }
 
-/// The text part of row 11, and row 21.
+/// The part of row 11 about texts, and row 21.
 #[test]
 fn paths_of_partners_are_bounded_in_refusals_records_and_the_log() {
     let pair = Pair::new();
@@ -294,7 +297,7 @@ fn paths_of_partners_are_bounded_in_refusals_records_and_the_log() {
     assert!(after < before + (64 << 10), "the control process grew from {before} to {after} KiB");
 }
 
-/// Row 20: what a hostile far end can do to the terminal and the memory of who called it.
+/// Row 20: what a hostile far end can do to the terminal and the memory of whoever called it.
 #[test]
 fn a_hostile_far_end_rules_no_terminal_and_takes_no_memory() {
     let pair = Pair::new();
@@ -312,7 +315,7 @@ fn a_hostile_far_end_rules_no_terminal_and_takes_no_memory() {
         let ran = sending.output().unwrap();
         (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
     };
-    // Enough to show in memory, and an end for who listens.
+    // Enough to show in memory, but with an end for whoever listens.
     let endless = program("endless", "head -c 300000000 /dev/zero | tr '\\0' x");
     let (code, err) = send(&endless);
     assert!(code == Some(1) && err.contains("more than 64 KiB"), "{code:?} {err:.500}");
@@ -326,7 +329,7 @@ fn a_hostile_far_end_rules_no_terminal_and_takes_no_memory() {
     assert!(!err.lines().any(|line| line.starts_with("culvert: forged")), "{err}");
 }
 
-/// A host that a profile names is a partner's before it has been here.
+/// A host that a profile names counts as a partner's before it has connected.
 #[test]
 fn a_partner_whose_address_its_profile_names_does_not_wait_among_strangers() {
     let pair = Pair::new();

@@ -1,5 +1,5 @@
 //! Manifests of millions of entries, and manifests that announce more: from an approved partner
-//! that means harm.
+//! with malicious intent.
 //!
 //! What they cost the node is measured while it happens, in both of its processes.
 
@@ -11,15 +11,15 @@ use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::stranger::{Stranger, file};
 use culvert_tests::tree::contents;
 
-/// Bytes of a part of the manifest, less than a message may have.
+/// Bytes of a part of the manifest, fewer than a message may have.
 const PART_BYTES: usize = 200 << 10;
-/// What 4,000,000 entries with short names may take at a node, with everything that it has of each
-/// while the plan is made.
+/// What 4,000,000 entries with short names may take in a node, with everything that it keeps for
+/// each while the plan is made.
 const CONTROL_KIB_MAX: u64 = 512 << 10;
-/// The data plane hears nothing of manifests.
+/// The data plane never hears of manifests.
 const DATA_PLANE_KIB_MAX: u64 = 100 << 10;
 
-/// A transfer that is accepted and waits for its manifest.
+/// A transfer that is accepted and waiting for its manifest.
 fn begin(pair: &Pair, node: &RunningNode) -> Stranger {
     let mut stranger = Stranger::introduced(&pair.here, node.port);
     stranger.say(&Message::Request(push_request(&pair.shared.join("in"), new_id())));
@@ -27,7 +27,7 @@ fn begin(pair: &Pair, node: &RunningNode) -> Stranger {
     stranger
 }
 
-/// Says entries of tiny files, as many as there shall be or as the node takes; returns how many.
+/// Sends entries of tiny files, as many as wanted or as the node accepts; returns how many.
 /// `manifest` gets them too.
 fn say_entries(stranger: &mut Stranger, entries: usize, mut manifest: Option<&mut Manifest>) -> usize {
     let mut part = Vec::new();
@@ -36,7 +36,7 @@ fn say_entries(stranger: &mut Stranger, entries: usize, mut manifest: Option<&mu
         let entry = file(name.as_bytes(), 1);
         encode_entry(&entry, &mut part);
         if let Some(manifest) = &mut manifest {
-            manifest.push(&entry).expect("the entry may be");
+            manifest.push(&entry).expect("the entry is valid");
         }
         if part.len() > PART_BYTES || number + 1 == entries {
             let mut frame = Vec::new();
@@ -49,7 +49,7 @@ fn say_entries(stranger: &mut Stranger, entries: usize, mut manifest: Option<&mu
     entries
 }
 
-/// The node lives, has nothing in its directories, and serves others.
+/// Asserts that the node is alive, has nothing in its directories, and serves others.
 fn assert_goes_on(pair: &Pair, mut node: RunningNode) {
     assert!(contents(&pair.shared).is_empty());
     std::fs::write(pair.path("file"), "content").unwrap();
@@ -68,7 +68,7 @@ fn assert_bounded(what: &str, (control, data_plane): (u64, u64)) {
 fn a_manifest_without_end_is_refused_at_its_limit() {
     let pair = Pair::new();
     let node = pair.start();
-    // What one costs is given back before the next comes.
+    // What one costs is freed before the next arrives.
     for round in 0..2 {
         let mut stranger = begin(&pair, &node);
         let watch = MemoryWatch::of(&node);
@@ -108,7 +108,7 @@ fn as_many_entries_as_there_may_be_are_planned_in_bounded_memory() {
     assert_goes_on(&pair, node);
 }
 
-/// LEB128, as the messages have it.
+/// LEB128, as used in messages.
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number > 0x7f {
@@ -143,8 +143,8 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
         assert_eq!(say_entries(&mut stranger, 3, None), 3);
         stranger.say_bytes(&end_that_announces(announced)).unwrap();
         let answer = answer(&mut stranger);
-        // A number that the message has no room for makes it none, and who speaks no messages gets
-        // none either.
+        // A number that is too large for the message makes it invalid, and whoever sends no valid
+        // messages gets none either.
         let is_message = announced <= u32::MAX.into();
         assert_eq!(
             answer.as_ref().map(|refusal| refusal.code),
@@ -157,7 +157,7 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
     assert_goes_on(&pair, node);
 }
 
-/// What the node says before it ends the connection.
+/// What the node says before it closes the connection.
 fn answer(stranger: &mut Stranger) -> Option<Refusal> {
     loop {
         if let Message::Refused(refusal) = stranger.hear()? {
@@ -188,13 +188,13 @@ fn long_names_of_several_manifests_are_refused_at_the_partners_share() {
             }
         }
         held.push(stranger);
-        assert!(held.len() < 8, "the share has no end");
+        assert!(held.len() < 8, "the share has no limit");
     };
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     assert!(refusal.text.contains("split them"), "{refusal}");
     let (control, _) = watch.most();
     eprintln!("the control process had {control} KiB");
-    // The share, a vector that grows by doubling, and a little.
+    // The share, a vector that grows by doubling, and a little more.
     assert!(control < 5 << 20, "the control process grew to {control} KiB");
     drop(held);
     assert_goes_on(&pair, node);

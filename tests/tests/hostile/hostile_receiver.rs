@@ -1,6 +1,6 @@
-//! An approved partner that fetches with malice: its plan, its reports or its wishes lie.
+//! An approved partner that fetches maliciously: its plan, its reports or its wishes lie.
 //!
-//! In every case the node that sends ends the transfer with a named reason, stays small, and serves
+//! In every case the sending node ends the transfer with a named reason, stays small, and serves
 //! others.
 
 use std::collections::{HashMap, HashSet};
@@ -32,7 +32,7 @@ impl AttackedNode {
         Self::around(pair, node)
     }
 
-    /// Around a node that gives up soon what gets nowhere.
+    /// Begins with a node that soon gives up on what makes no progress.
     fn begin_impatient() -> Self {
         let pair = Pair::new();
         let node = pair.start_impatient(3);
@@ -47,7 +47,7 @@ impl AttackedNode {
         Self { pair, node }
     }
 
-    /// Asks for everything and hears the manifest.
+    /// Requests everything and receives the manifest.
     fn pull(&self, lane_port: u16) -> Stranger {
         self.pull_with(lane_port, |_| {})
     }
@@ -103,13 +103,13 @@ fn plans_that_lie_are_refused() {
     let siege = AttackedNode::begin();
     let run = |first, count| Run { first, count };
     let lies = [
-        // Files that there are not, and files named again and again, which would cost more each
-        // time than they say.
+        // Files that do not exist, and files named again and again, which would cost more each time
+        // than it takes to name them.
         Message::PlanPart { skipped: vec![run(0, 21)] },
         Message::PlanPart { skipped: vec![run(u32::MAX, u32::MAX)] },
         Message::PlanPart { skipped: vec![run(0, 20), run(0, 20)] },
         Message::Resumed(vec![(20, [0; 32])]),
-        // More stored chunks than there are.
+        // More stored chunks than there are in all.
         Message::Proofs((0..1_000).map(|chunk| (chunk, [1; 32])).collect()),
         Message::PlanEnd { flows: vec![offer(0, 0); 1_000], stored_bytes: 0 },
         Message::PlanEnd { flows: vec![offer(77, 0)], stored_bytes: 0 },
@@ -125,7 +125,7 @@ fn plans_that_lie_are_refused() {
     siege.lift();
 }
 
-/// The smallest of them made a stride below the least of every path that answered, and the data
+/// The smallest of them made the stride smaller than any path that answered allows, and the data
 /// plane ended for everybody (wire.md W-35: "a largest datagram below 560 bytes").
 #[test]
 fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
@@ -159,7 +159,7 @@ fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
         (0, larger, "45 TB"),
         (most + 1, larger, "45 TB"),
         (u64::MAX, larger, "45 TB"),
-        // As many bytes as there may be, in more chunks than can be numbered.
+        // As many bytes as are allowed, in more chunks than can be numbered.
         (most, |asked| asked.options.chunk_bytes = 64 << 10, "larger chunks"),
         (1, |asked| asked.options.chunk_bytes = 0, "power of two"),
         (1, |asked| asked.options.chunk_bytes = (64 << 10) + 1, "power of two"),
@@ -192,7 +192,7 @@ fn wishes_for_more_than_was_sent_are_refused() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for wish in [
         Message::SendAgain(vec![u32::MAX]),
-        // The path is not open: no chunk has gone.
+        // The path is not open: no chunk has been sent.
         Message::SendAgain(vec![0]),
         // A port that belongs to somebody.
         Message::MoveFlow { flow_id: 0x0102_0300, source_port: 53 },
@@ -225,7 +225,7 @@ fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
         (true, vec![run(0), run(20)]),
         (true, vec![run(19)]),
         (true, Vec::new()),
-        // In a transfer that is none.
+        // In a transfer that is not a dry run.
         (false, vec![run(20)]),
     ] {
         let mut stranger = siege.pull_with(9, |options| options.dry_run = is_dry);
@@ -234,7 +234,7 @@ fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
         let refusal = stranger.hear_refusal();
         assert_eq!(refusal.code, RefusalCode::Protocol, "{is_dry}, {runs:?}: {refusal}");
     }
-    // A partner of an older version tells none, and may not.
+    // A partner with an older version sends none, and must not.
     siege.lift();
 }
 
@@ -295,7 +295,7 @@ fn reports_from_the_future_and_of_other_flows_change_nothing() {
         }
     }
     // Whatever the reports say, nothing was sent, and no probe was answered; or one of them was
-    // found to be none.
+    // found to be invalid.
     let refusal = stranger.hear_refusal();
     assert!([RefusalCode::Temporary, RefusalCode::Protocol].contains(&refusal.code), "{refusal}");
     siege.lift();
@@ -345,12 +345,12 @@ fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
     let mut datagram = [0; 1 << 16];
     let mut from = || socket.recv_from(&mut datagram).expect("the node probes the path").1.port();
     let own = from();
-    // Ports that are free now; another process may take one, then the flow stays where it was for a
-    // step.
+    // Ports that are free now; another process may take one, and then the flow stays where it was
+    // for one step.
     let free: Vec<u16> = (50_000..60_000).filter(|&port| UdpSocket::bind(("::", port)).is_ok()).take(80).collect();
     let may_be_asked_for = &free[..64];
     for &source_port in may_be_asked_for {
-        // Of a flow that there is not, it changes nothing and costs nothing.
+        // For a flow that does not exist, it changes nothing and costs nothing.
         stranger.say(&Message::MoveFlow { flow_id: 7, source_port });
         stranger.say(&Message::MoveFlow { flow_id: 0x0102_0300, source_port });
     }
@@ -366,7 +366,7 @@ fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
     siege.lift();
 }
 
-/// It waited for ever: for all that the sender knew, the receiver's disk was slow.
+/// Regression: it waited forever; for all that the sender knew, the receiver's disk was slow.
 #[test]
 fn a_receiver_that_never_gives_credit_is_given_up() {
     let siege = AttackedNode::begin_impatient();
@@ -379,8 +379,8 @@ fn a_receiver_that_never_gives_credit_is_given_up() {
     siege.lift();
 }
 
-/// A chunk that went once more before the others of its file counted for one of them: the file's
-/// hash was said too early, and was none.
+/// Regression: a chunk that was sent again before the others of its file counted as one of them:
+/// the file's hash was sent too early, and was wrong.
 #[test]
 fn a_chunk_that_is_wanted_twice_counts_once() {
     let siege = AttackedNode::begin();
@@ -391,7 +391,7 @@ fn a_chunk_that_is_wanted_twice_counts_once() {
         (options.mode, options.rate_bits_per_second) = (Mode::Fixed, Some(50_000_000));
     });
     let mut receiver = HostileReceiver::begin(stranger, socket);
-    // The first file's five chunks; the others of them are not reported before the first has come
+    // The first file's five chunks; the other four are not reported before the first has arrived
     // twice.
     let (mut came, mut kept_back) = (0, Vec::new());
     let mut said: HashMap<u32, [u8; 32]> = HashMap::new();

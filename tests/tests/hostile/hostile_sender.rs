@@ -1,8 +1,8 @@
-//! An approved partner that sends with malice: its manifest, its messages or its segments lie.
+//! An approved partner that sends maliciously: its manifest, its messages or its segments lie.
 //!
 //! In every case the transfer fails with a named reason or the lie is ignored, both of the node's
-//! processes stay small, nothing outside of the destination changes, and another partner's
-//! transfer, begun before, comes to its end.
+//! processes stay small, nothing outside the destination changes, and another partner's transfer,
+//! begun earlier, completes.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn a_verified_chunk_is_not_written_over_by_another_flow() {
     sender.send_part(1, 1, &good, 1);
     say_the_end(&mut sender, &[(0, &good)]);
     hear_finished(&mut sender);
-    // And once the file has its name.
+    // And again once the file has its name.
     sender.send_chunk(0, 1, part_of(&evil, 1));
     assert!(siege.stored("file").unwrap() == good, "what was verified is not what is stored");
     siege.lift();
@@ -117,7 +117,7 @@ fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
     wait_for("the partial file", || (partial().len() == 1).then_some(()));
     let damaged = fs::File::options().write(true).open(siege.pair.shared.join("in").join(&partial()[0])).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&damaged, b"damage", 100).unwrap();
-    // The session that was cut may still hold the journal for a moment.
+    // The interrupted session may still hold the journal for a moment.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let mut sender = siege.attack(&entries);
     sender.stranger.say(&Message::Proven(vec![0]));
@@ -128,7 +128,7 @@ fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
     siege.lift();
 }
 
-/// A partial file with two of three chunks that are there, and the transfer begun anew.
+/// A partial file with two of its three chunks, and the transfer begun again.
 fn with_two_chunks_offered(siege: &AttackedNode, entries: &[Entry<'_>], good: &[u8]) -> HostileSender {
     let mut sender = siege.attack(entries);
     sender.send_part(0, 0, good, 0);
@@ -136,13 +136,13 @@ fn with_two_chunks_offered(siege: &AttackedNode, entries: &[Entry<'_>], good: &[
     sender.hear_stored();
     drop(sender);
     wait_for("the partial file", || (temporary_files(&siege.pair.shared.join("in")).len() == 1).then_some(()));
-    // The session that was cut may still hold the journal for a moment.
+    // The interrupted session may still hold the journal for a moment.
     std::thread::sleep(std::time::Duration::from_millis(300));
     siege.attack(entries)
 }
 
-/// The chunk was found undamaged when the transfer was planned; then its place was written over
-/// with bytes of another hash.
+/// The chunk was found undamaged when the transfer was planned; then its place was overwritten with
+/// bytes of another hash.
 #[test]
 fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
     let siege = AttackedNode::begin();
@@ -176,7 +176,7 @@ fn a_hole_is_not_believed_where_wrong_bytes_came() {
     siege.lift();
 }
 
-/// The beginning of a chunk is hashed while it arrives. Then the chunk comes whole, at another
+/// The beginning of a chunk is hashed as it arrives. Then the whole chunk arrives, at another
 /// stride and with other bytes (W-11).
 #[test]
 fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
@@ -209,10 +209,10 @@ fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     };
-    // When the lane knows where the chunk goes, what has come is hashed with the next segment.
+    // Once the lane knows where the chunk goes, what has arrived is hashed with the next segment.
     send(&mut sender, 0, &part(&first, 0), STRIDE, 0..150);
     send(&mut sender, 0, &part(&first, 0), STRIDE, 150..160);
-    // What a hash that goes on would be of: two steps of the first bytes, then the second.
+    // What a continued hash would cover: two steps of the first bytes, then the second.
     let hashed = 128 << 10;
     let mixture = [&first[..hashed], &second[hashed..]].concat();
     sender.stranger.say(&Message::ChunkHashes(vec![(0, hash(&mixture, 0))]));
@@ -272,7 +272,7 @@ fn segments_that_cannot_be_are_counted_and_the_transfer_goes_on() {
         ("malformed", Header { chunk_bytes: u32::MAX, ..ordinary }),
         ("malformed", Header { stride: 1, ..ordinary }),
         ("unknown_flow", Header { flow_id: flow_id ^ 0x0100_0000, ..ordinary }),
-        // An epoch that is far ahead, whose key nobody holds.
+        // An epoch far ahead, whose key nobody holds.
         ("epoch", Header { packet_number: 50 << EPOCH_BITS, ..ordinary }),
     ];
     let count = |reason: &str| siege.node.metric(&format!("culvert_segments_rejected_total{{reason=\"{reason}\"}}"));
@@ -310,8 +310,8 @@ fn segments_under_an_old_epoch_are_dropped() {
     let (good, evil) = (file_of_chunks(2, 8), file_of_chunks(2, 9));
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     let old = sender.segment(0, 0, part_of(&evil, 0), 5);
-    // Two epochs on, one after the other: the receiver gets each key when it has seen the one
-    // before.
+    // Two epochs ahead, one after the other: the receiver gets each key when it has seen the
+    // previous one.
     for epoch in 1..=2u64 {
         sender.skip_to(0, epoch << EPOCH_BITS);
         let first = sender.segment(0, epoch as u32 - 1, part_of(&good, epoch as usize - 1), 0);
@@ -331,7 +331,7 @@ fn segments_under_an_old_epoch_are_dropped() {
     siege.lift();
 }
 
-/// They stayed lent to a transfer that was gone, and its flow was never closed.
+/// Regression: they stayed lent to a transfer that was gone, and its flow was never closed.
 #[test]
 fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
     let mut siege = AttackedNode::begin();
@@ -346,7 +346,7 @@ fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
     let mut sender = siege.attack(&[file(b"small", 9_000)]);
     sender.send_chunk(0, 0, &content);
     wait_for("a pack", || (in_use() > 0.0).then_some(()));
-    // It is whole, and waits for its hashes.
+    // The pack is complete, and waits for its hashes.
     std::thread::sleep(std::time::Duration::from_millis(300));
     drop(sender);
     wait_for("the buffers", || (in_use() == 0.0).then_some(()));
@@ -387,7 +387,7 @@ fn hashes_of_chunks_that_never_come_do_not_fill_the_memory() {
         let hashes: Vec<_> = (0..500).map(|number| (part * 500 + number, [1; 32])).collect();
         let mut frame = Vec::new();
         Message::ChunkHashes(hashes).write_frame(&mut frame);
-        // The connection may be closed already: it was too much.
+        // The connection may already be closed: it was too much.
         let _ = sender.stranger.say_bytes(&frame);
     }
     assert_eq!(sender.stranger.hear_refusal().code, RefusalCode::Protocol);
@@ -438,7 +438,7 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
     let mut part = Vec::new();
     encode_entry(&file(b"never ends", 1), &mut part);
     Message::ManifestPart(part).write_frame(&mut frame);
-    // Each asks for a transfer, and then gives the manifest's first byte.
+    // Each asks for a transfer, and then sends the manifest's first byte.
     let lorises: Vec<Stranger> = (0..140)
         .map(|number| {
             let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
@@ -458,13 +458,13 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
     let accepted = answers.iter().filter(|(answer, _)| matches!(answer, Some(Message::Accepted(_)))).count();
     let refused = answers.iter().find(|(answer, _)| matches!(answer, Some(Message::Refused(_))));
     assert_eq!((accepted, busy), (128, 12), "{:?}", refused.map(|(answer, _)| answer));
-    // All of them still there, the honest partner gets its turn.
+    // With all of them still there, the honest partner gets its turn.
     siege.lift();
     drop(answers);
 }
 
-/// The refusal quoted the path, in which each byte takes four characters, and did not fit a frame:
-/// the task that writes panicked (wire.md W-35: "a path longer than 4,096 bytes").
+/// The refusal quoted the path, in which each byte takes four characters, and did not fit into a
+/// frame: the writing task panicked (wire.md W-35: "a path longer than 4,096 bytes").
 #[test]
 fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
     //= W-35
@@ -502,7 +502,7 @@ fn names_that_differ_by_case_or_by_form_only_are_stored_as_they_are_or_fail_by_n
     hear_finished(&mut sender);
     let shared = siege.pair.shared.join("in");
     let stored = fs::read_dir(&shared).unwrap().count();
-    // A file system that folds case has one of each pair; whatever is there is what was sent under
+    // A file system that folds case has one of each pair; whatever exists is what was sent under
     // that name.
     assert!(stored == 4 || stored == 2, "{stored} files");
     for (name, content) in names.iter().zip(&contents).filter(|_| stored == 4) {
@@ -538,7 +538,7 @@ fn device_files_and_pipes_in_the_way_are_not_opened() {
     sender.send_part(1, 1, &good, 1);
     say_the_end(&mut sender, &[(1, &good)]);
     hear_finished(&mut sender);
-    // Replaced, not written to: who held the pipe open would have got the bytes.
+    // Replaced, not written to: whoever held the pipe open would have got the bytes.
     assert!(siege.stored("pipe").unwrap() == good && siege.stored("other").unwrap() == b"abc");
     siege.lift();
 }

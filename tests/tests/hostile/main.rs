@@ -1,5 +1,5 @@
 //! Strangers, partners and a captured data plane take what they can get and lie: the node and its
-//! other partners go on.
+//! other partners carry on.
 
 mod captured_plane;
 mod decoders;

@@ -1,20 +1,20 @@
-//! A partner holds all the places of one kind that it can get, and does nothing with them:
-//! another's transfer has at least nine tenths of the goodput that it has alone. Places cost no
+//! A partner holds all the places of one kind that it can get, and does nothing with them: another
+//! partner's transfer has at least nine tenths of the goodput that it has alone. Places cost no
 //! time.
 //!
-//! What is compared is the best of three runs alone with the best of up to five beside, both at a
-//! rate that this host has many times over: other work on the host can make a run slower and none
-//! faster, so a transfer that can have its rate beside the greedy one shows it in one of them.
+//! The best of three runs alone is compared with the best of up to five beside the greedy partner,
+//! both at a rate far below what this host can do: other work on the host can make a run slower but
+//! not faster, so a transfer that can have its rate beside the greedy one shows it in one of them.
 
 use culvert_protocol::control::{Message, Request, RequestedAction};
 use culvert_tests::greedy::Neighbours;
 use culvert_tests::hostile_sender::{CHUNK_BYTES, new_id};
 use culvert_tests::stranger::{Stranger, file, request};
 
-/// What runs alone, and beside.
+/// How many runs there are alone, and beside the greedy partner.
 const RUNS_ALONE: usize = 3;
 const RUNS_BESIDE_MAX: usize = 5;
-/// Of the goodput alone.
+/// The least fraction of the goodput alone.
 const SHARE_MIN: f64 = 0.9;
 
 fn goodput(neighbours: &Neighbours) -> f64 {
@@ -132,7 +132,7 @@ fn file_places() {
         greedy.stranger.say(&Message::ChunkHashes(vec![(number, hash)]));
         greedy.send_chunk_once(number as usize % greedy.flows.len(), number, &content);
     }
-    // What has been stored of them stays open, because none of them is ever declared complete.
+    // The stored ones stay open, because none of them is ever declared complete.
     culvert_tests::node::wait_for("a file that is stored", || {
         matches!(greedy.stranger.hear_if_there_is(), Some(Message::Stored(_))).then_some(())
     });

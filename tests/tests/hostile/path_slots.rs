@@ -1,4 +1,4 @@
-//! Path checks and reflectors against partners and strangers that would like to have them for
+//! Path checks and reflectors against partners and strangers that would like to have them to
 //! themselves, or turn them against others.
 
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use culvert_tests::node::{Pair, RunningNode, key_of, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, run};
 use culvert_tests::stranger::Stranger;
 
-/// A check of a second.
+/// A check of a third of a second.
 const QUICK: [&str; 7] = ["--seconds", "0.3", "--packets-per-second", "200", "--no-rate", "--no-trace", "--json"];
-/// A check of some seconds, with trains in both directions.
+/// A check of several seconds, with trains in both directions.
 const WITH_TRAINS: [&str; 8] =
     ["--seconds", "0.3", "--packets-per-second", "200", "--rate", "20M", "--no-trace", "--json"];
 
-/// Another partner of the second's node, which may check paths as the first may.
+/// Another partner of the second's node, which may check paths just as the first may.
 fn third(pair: &Pair, node: &RunningNode) -> PathBuf {
     let state = pair.path("third");
     run(&pair.there, ["profile", "add", "third", "--key", &key_of(&state)]).exits(0);
@@ -42,7 +42,7 @@ fn check_with(state: &Path, options: &[&str]) -> Ran {
     run(state, ["path", "check", "second"].iter().chain(options))
 }
 
-/// A partner in the middle of a check, which it may leave where it likes.
+/// A partner in the middle of a check, which it may abandon wherever it likes.
 struct Asker {
     stranger: Stranger,
     permission: PathPermission,
@@ -60,7 +60,7 @@ impl Asker {
         }
     }
 
-    /// Begins a step, and hears what the node says to it.
+    /// Begins a step, and returns what the node says to it.
     fn step(&mut self, kind: StepKind) -> Option<Message> {
         self.number += 1;
         self.stranger.say(&Message::Path(PathMessage::Step(PathStep { number: self.number, kind })));
@@ -93,8 +93,8 @@ impl Asker {
     }
 }
 
-/// Row 15: a check that was permitted for a second and then silent held the only place for as long
-/// as it was watched.
+/// Row 15: a check that was permitted for a second and then fell silent held the only place for as
+/// long as it was watched.
 #[test]
 fn a_check_is_over_when_its_time_is_and_when_its_partner_is_silent() {
     //= P-5
@@ -122,7 +122,7 @@ fn a_check_is_over_when_its_time_is_and_when_its_partner_is_silent() {
     assert_eq!(node.metric("culvert_path_checks_total{result=\"answered\"}"), 1.0);
 }
 
-/// Row 15: whoever does what it likes with its own check, another partner's is answered.
+/// Row 15: whatever a partner does with its own check, another partner's is answered.
 #[test]
 fn a_greedy_partner_keeps_nobody_elses_check_waiting() {
     //= P-3
@@ -139,7 +139,7 @@ fn a_greedy_partner_keeps_nobody_elses_check_waiting() {
         let began = Instant::now();
         let found = check_with(&honest, options).exits(0).json();
         assert_eq!(found["complete"], true, "beside a partner that {greedy}: {found}");
-        // The check itself takes some seconds, the port four, and this machine may be busy.
+        // The check itself takes several seconds, the port four, and this machine may be busy.
         assert!(began.elapsed() < Duration::from_secs(60), "beside a partner that {greedy}: {:?}", began.elapsed());
     };
     let memory = MemoryWatch::of(&node);
@@ -180,7 +180,7 @@ fn again(pair: &Pair, node: &RunningNode) -> Asker {
     Asker::permitted(pair, node, 600)
 }
 
-/// Row 15: a train at one bit in a second held its place for 66 hours after its partner had gone.
+/// Row 15: a train at one bit per second held its place for 66 hours after its partner had gone.
 #[test]
 fn a_partner_that_has_gone_has_no_place() {
     //= P-5
@@ -223,7 +223,7 @@ fn two_partners_are_answered_at_the_same_port_at_the_same_time() {
     assert_eq!(node.metric("culvert_path_checks_total{result=\"answered\"}"), 2.0);
 }
 
-/// Row 13: who may measure where nothing is said. Partners may, as soon as they have come.
+/// Row 13: who may measure by default. Partners may, as soon as they have connected.
 #[test]
 fn strangers_are_not_measured_to_unless_the_admin_says_so() {
     let pair = Pair::new();
@@ -241,7 +241,7 @@ fn strangers_are_not_measured_to_unless_the_admin_says_so() {
     assert_eq!(measure(), Some(5));
 }
 
-/// As many control connections and sessions of TWAMP as a host gets, of several hosts: all of them
+/// As many TWAMP control connections and sessions as a host gets, from several hosts: all of them
 /// open, all of them silent.
 #[test]
 fn twamp_sessions_of_many_clients_take_bounded_memory() {
@@ -297,8 +297,8 @@ fn socket_bound_to(address: &str) -> std::os::fd::OwnedFd {
     socket
 }
 
-/// Sends eight STAMP requests to a reflector that seem to come from another: address and port, of
-/// both.
+/// Sends a reflector eight STAMP requests that appear to come from another; the arguments are the
+/// address and port of both.
 const FORGE: &str = r"
 import socket, struct, sys
 source, source_port, to, to_port = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -310,7 +310,7 @@ for sequence in range(8):
     raw.sendto(head + udp, (to, 0))
 ";
 
-/// Row 13: eight forged datagrams went back and forth between two nodes for ever, as fast as the
+/// Row 13: eight forged datagrams went back and forth between two nodes forever, as fast as the
 /// link.
 #[test]
 fn two_nodes_do_not_reflect_each_other() {
@@ -318,8 +318,8 @@ fn two_nodes_do_not_reflect_each_other() {
         eprintln!("skipped: python3 is not installed");
         return;
     }
-    // With the same port on both sides, which each knows for a reflector's, and with another, which
-    // neither does.
+    // With the same port on both sides, which each recognizes as a reflector's, and with another
+    // one, which neither does.
     for ports in [[8_620, 8_620], [8_620, 33_620]] {
         let Some(lab) = Lab::new(1_500) else { return };
         let pair = Pair::new();
@@ -348,8 +348,8 @@ fn two_nodes_do_not_reflect_each_other() {
         lab.tool(0, "python3", &["-c", FORGE, &forged[0], &forged[1], &forged[2], &forged[3]]);
         std::thread::sleep(Duration::from_secs(2));
         let after = [sent(0), sent(1)];
-        // Beside the forged ones and an answer to each, neighbours and multicast groups are asked
-        // for.
+        // Besides the forged packets and an answer to each, there are requests about neighbors and
+        // multicast groups.
         for side in 0..2 {
             let packets = after[side] - before[side];
             assert!(packets < 60, "ports {ports:?}, side {side}: {packets} packets in two seconds");

@@ -1,4 +1,4 @@
-//! Partners that do not keep to the protocol, by accident or on purpose.
+//! Partners that violate the protocol, by accident or on purpose.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,7 +13,7 @@ use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, file, hello, push_manifest, request, symlink as link};
 use culvert_tests::tree::{Item, contents, make_flat, temporary_files};
 
-/// The node lives, uses little memory, and serves honest partners.
+/// Asserts that the node is alive, uses little memory, and serves honest partners.
 fn assert_goes_on(pair: &Pair, node: &mut RunningNode) {
     assert!(node.is_alive(), "the node is gone: {}", node.log());
     let source = pair.path("afterwards");
@@ -105,7 +105,7 @@ fn a_mode_of_what_is_sent_that_cannot_be_is_refused() {
         }
         assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol, "{modes:?}");
     }
-    assert!(!pair.shared.join("in").exists(), "something was made");
+    assert!(!pair.shared.join("in").exists(), "something was created");
     assert_goes_on(&pair, &mut node);
 }
 
@@ -262,7 +262,7 @@ fn every_byte_of_a_request_turned_does_no_harm() {
         let mut turned = frame.clone();
         turned[at] ^= 1 << (at % 8);
         let mut stranger = Stranger::introduced(&pair.here, node.port);
-        // What comes may be a valid request for something else, even an acceptable one; the
+        // What arrives may be a valid request for something else, even an acceptable one; the
         // connection is closed either way.
         let _ = stranger.say_bytes(&turned);
     }
@@ -300,14 +300,14 @@ fn a_directory_swapped_for_a_symlink_under_a_transfer_is_not_followed() {
     assert_goes_on(&pair, &mut node);
 }
 
-/// Exchanges what two names lead to, again and again, until it is told to stop; returns how often.
+/// Exchanges what two names refer to, again and again, until told to stop; returns how often.
 fn exchange_until(stop: Arc<AtomicBool>, one: PathBuf, other: PathBuf) -> std::thread::JoinHandle<u64> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     std::thread::spawn(move || {
         let mut count = 0;
         while !stop.load(Ordering::Relaxed) {
             count += u64::from(renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).is_ok());
-            // Often enough to meet every step of a file's way, seldom enough to let some through.
+            // Often enough to hit every step of a file's way, rarely enough to let some through.
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
         count
@@ -329,7 +329,7 @@ fn a_symlink_swapped_in_and_out_in_a_race_is_never_followed_by_what_is_stored() 
     let swapping = exchange_until(stop.clone(), inside.join("deep"), inside.join("other"));
     let mut codes = Vec::new();
     for _ in 0..8 {
-        // Some of them end well, some files fail, some transfers do.
+        // Some of them end well, in some of them files fail, and some fail as a whole.
         codes.push(pair.send(&source.join(""), "in", &["--retries", "0", "--overwrite", "always"]).code);
         assert!(contents(&outside).is_empty(), "the symlink was followed: {:?}", contents(&outside).keys());
     }
@@ -345,7 +345,7 @@ fn a_symlink_swapped_in_and_out_in_a_race_is_never_followed_by_what_is_sent() {
     let pair = Pair::new();
     let mut node = pair.start();
     let outside = pair.path("outside");
-    // The same names, sizes and times outside: only the bytes tell.
+    // The same names, sizes and times outside: only the bytes differ.
     let deep = pair.shared.join("data/deep");
     make_flat(&deep, 60, 3_000, &mut Random::new(1));
     make_flat(&outside, 60, 3_000, &mut Random::new(1));

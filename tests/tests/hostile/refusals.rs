@@ -1,5 +1,5 @@
-//! Bad input gets a clear error, nothing outside the permitted directory changes, and the node goes
-//! on.
+//! Bad input gets a clear error, nothing outside the permitted directory changes, and the node
+//! carries on.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use culvert_tests::program::{Ran, command, is_root, run};
 use culvert_tests::random::Random;
 use culvert_tests::tree::{assert_same, contents, make_flat, temporary_files};
 
-/// The node that was abused still does its work.
+/// Asserts that the node that was abused still works.
 fn assert_goes_on(pair: &Pair) {
     let source = pair.path("afterwards");
     fs::write(&source, "still here").unwrap();
@@ -91,7 +91,7 @@ fn nothing_outside_the_permitted_directory_can_be_named() {
         )
     };
     send(&outside.join("file")).exits(4).says("does not permit").says("--permit");
-    // The log is read by who may permit it.
+    // The log is read by whoever can permit it.
     let log = wait_for("the log", || Some(node.log()).filter(|log| log.contains("does not permit")));
     assert!(log.contains("this node does not permit ") && !log.contains("the partner does not"), "{log}");
     send(&pair.shared.join("../outside/file")).exits(4);
@@ -106,7 +106,7 @@ fn nothing_outside_the_permitted_directory_can_be_named() {
         let ran = get(&pair.shared.join(name).display().to_string());
         assert_eq!(ran.code, 4, "{name}: {ran:?}");
     }
-    // A symlink that is named is followed, and this one leads outside of what is permitted.
+    // A symlink that is named is followed, and this one leads outside what is permitted.
     get(&pair.shared.join("alias").display().to_string()).exits(4).says("outside");
     get("/etc/passwd").exits(4);
     get(&pair.shared.join("nothing").display().to_string()).exits(3).says("nothing");
@@ -152,7 +152,7 @@ fn sources_that_are_not_there_and_wrong_commands_have_their_exit_codes() {
     let _node = pair.start();
     pair.send(&pair.path("nothing"), "in", &[]).exits(3).says("nothing");
     let send = |arguments: &[&str]| run(&pair.here, [&["send"], arguments].concat());
-    // It could be a host of ssh, and is no profile.
+    // It could be an ssh host, and is not a profile.
     send(&["--ssh", "/nowhere/ssh", "file", "nobody:/x"])
         .exits(7)
         .says("nobody")
@@ -190,7 +190,7 @@ fn a_port_in_use_is_named_with_its_remedy() {
     listen(&["--listen", "127.0.0.1:0", "--metrics", "off"]).exits(1).says("already");
 }
 
-/// A small file system of its own, until it is dropped.
+/// A small separate file system, until it is dropped.
 struct SmallFileSystem<'a>(&'a Path);
 
 impl<'a> SmallFileSystem<'a> {
@@ -226,7 +226,7 @@ fn a_full_disk_is_said_before_and_while_data_move() {
     pair.send(&source, "in", &[]).exits(1).says("room");
     assert!(contents(&pair.shared).is_empty());
 
-    // Somebody else fills it while the data come.
+    // Somebody else fills it while the data arrives.
     fs::write(&source, Random::new(1).bytes(40 << 20)).unwrap();
     let destination = format!("second:{}", pair.shared.join("in").display());
     let mut sending = command(&pair.here, ["send", "--rate", "100M", "--retries", "0"]);
@@ -251,7 +251,7 @@ fn a_full_disk_is_said_before_and_while_data_move() {
     drop(node);
 }
 
-/// It was `bad_host` here and `no_space` where the partner's state is.
+/// Regression: it was `bad_host` here, but `no_space` under the partner's state.
 #[test]
 fn a_full_disk_under_this_hosts_state_is_no_space_too() {
     let pair = Pair::new();
@@ -309,10 +309,10 @@ fn sources_that_vanish_or_change_while_they_are_read_are_not_stored() {
     let mut failed: Vec<_> =
         result["errors"].as_array().unwrap().iter().map(|error| error["path"].as_str().unwrap().to_owned()).collect();
     failed.sort();
-    // Of a file that is removed the version arrives that was open by then.
+    // If a file is removed, the opened version arrives, provided that it was open by then.
     if failed == ["2-grows", "3-shrinks"] {
         let carried = fs::read(pair.shared.join("in/4-vanishes")).unwrap();
-        assert!(carried == Random::new("4-vanishes".len() as u64).bytes(12 << 20), "it is the one that was opened");
+        assert!(carried == Random::new("4-vanishes".len() as u64).bytes(12 << 20), "it is not the opened one");
         fs::remove_file(pair.shared.join("in/4-vanishes")).unwrap();
     } else {
         assert_eq!(failed, ["2-grows", "3-shrinks", "4-vanishes"], "{result}");
@@ -323,7 +323,7 @@ fn sources_that_vanish_or_change_while_they_are_read_are_not_stored() {
         assert!(fs::read(source.join(name)).unwrap() == fs::read(pair.shared.join("in").join(name)).unwrap());
     }
     assert!(temporary_files(&pair.shared).is_empty());
-    // What has settled down comes with the next run.
+    // What has settled down arrives with the next run.
     pair.send(&source.join(""), "in", &[]).exits(0);
     assert_same(&source, &pair.shared.join("in"));
 }
@@ -417,7 +417,7 @@ fn foreign_packets_are_counted_and_change_nothing() {
             if sent.is_multiple_of(2) && packet.len() > 1 {
                 (packet[0], packet[1]) = (1, 0);
             }
-            // A full socket drops; that is as good.
+            // A full socket drops packets, which is just as good.
             let _ = socket.send_to(&packet, ("127.0.0.1", port));
             sent += 1;
         }
@@ -443,8 +443,7 @@ fn connections_that_say_nothing_or_nonsense_do_not_stop_the_node() {
         let mut tcp = TcpStream::connect(("127.0.0.1", node.port)).unwrap();
         let _ = std::io::Write::write_all(&mut tcp, &Random::new(seed).bytes(5_000));
     }
-    // More connections than may introduce themselves at once; those that say nothing are thrown out
-    // in time.
+    // More connections than may introduce themselves at once; silent ones are closed in time.
     assert_goes_on(&pair);
     drop(silent);
     assert!(node.metric("culvert_connections_refused_total") >= 1.0, "{}", node.metrics());
@@ -452,11 +451,11 @@ fn connections_that_say_nothing_or_nonsense_do_not_stop_the_node() {
     assert_goes_on(&pair);
 }
 
-/// It showed the address as the kernel maps it into IPv6.
+/// Regression: it showed the address as the kernel maps it into IPv6.
 #[test]
 fn a_stranger_over_ipv4_is_logged_by_that_address() {
     let pair = Pair::new();
-    // On every address, of both families where there are two.
+    // On every address, of both families if there are two.
     let mut starting = command(&pair.there, ["node", "--listen", "0", "--ports", "any", "--metrics", "off"]);
     let node = RunningNode::start(&pair.there, &mut starting);
     let mut stranger = TcpStream::connect(("127.0.0.1", node.port)).unwrap();

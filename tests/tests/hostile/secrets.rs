@@ -1,4 +1,4 @@
-//! What is secret stays in the memory of the processes that need it, and no longer than they do.
+//! What is secret stays in the memory of the processes that need it, no longer than they need it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,14 +16,14 @@ use culvert_tests::random::Random;
 use culvert_tests::stranger::file;
 use rustix::process::Signal;
 
-/// What a process can write of its own memory, piece by piece.
+/// The private memory that a process can write, piece by piece.
 fn private_memory(process: u32) -> Vec<Vec<u8>> {
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
     let piece = |line: &str| {
         let mut words = line.split_whitespace();
         let (range, access) = (words.next()?, words.next()?);
-        // Shared memory has packets and chunks, which are what is sent.
+        // Shared memory holds packets and chunks, which are what is sent.
         if !access.starts_with("rw") || access.ends_with('s') {
             return None;
         }
@@ -38,9 +38,9 @@ fn private_memory(process: u32) -> Vec<Vec<u8>> {
     maps.lines().filter_map(piece).collect()
 }
 
-/// Which of the secrets stand in a process's memory, and how often.
+/// Which of the secrets are in a process's memory, and how often.
 fn found_in(process: u32, secrets: &[(&'static str, [u8; 32])]) -> BTreeMap<&'static str, usize> {
-    // Most places are passed by their first two bytes alone.
+    // Most places are skipped by their first two bytes alone.
     let mut begins = vec![false; 1 << 16];
     for (_, secret) in secrets {
         begins[usize::from(u16::from_le_bytes([secret[0], secret[1]]))] = true;
@@ -57,7 +57,7 @@ fn found_in(process: u32, secrets: &[(&'static str, [u8; 32])]) -> BTreeMap<&'st
     found
 }
 
-/// HKDF-Expand as docs/wire.md says (W-7), by which a flow's secret becomes a key.
+/// HKDF-Expand as in docs/wire.md (W-7), which turns a flow's secret into a key.
 fn expanded(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
     struct KeyBytes;
     impl KeyType for KeyBytes {
@@ -71,7 +71,7 @@ fn expanded(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
     key
 }
 
-/// The secrets that a transfer's ends have in common, by their names.
+/// The secrets that a transfer's ends share, with their names.
 fn secrets_of(transfer: &Secret, flow_id: u32) -> Vec<(&'static str, [u8; 32])> {
     let mut secrets = vec![("the transfer's secret", *transfer.expose())];
     for direction in [Direction::Forward, Direction::Reverse] {
@@ -85,8 +85,8 @@ fn secrets_of(transfer: &Secret, flow_id: u32) -> Vec<(&'static str, [u8; 32])> 
     secrets
 }
 
-/// Row "cores and memory hold none": what the keys of a transfer are made of is in neither process
-/// when the transfer has ended, well or not.
+/// Row "cores and memory hold none": the key material of a transfer is in neither process once the
+/// transfer has ended, well or not.
 #[test]
 fn no_secret_of_a_transfer_outlives_it() {
     let pair = Pair::new();
@@ -107,7 +107,7 @@ fn no_secret_of_a_transfer_outlives_it() {
         });
         each.collect::<Vec<String>>()
     };
-    // That it is looked for rightly: it must be somewhere while it is needed.
+    // To show that the search works: they must be found while they are needed.
     let during = found();
     for needed in ["the transfer's secret in the control process", "a packet key in the data plane"] {
         assert!(during.iter().any(|found| found.starts_with(needed)), "{needed} is not found: {during:?}");
@@ -118,7 +118,7 @@ fn no_secret_of_a_transfer_outlives_it() {
         let ended = |record: &serde_json::Value| record["ended_unix_ms"].is_u64();
         list.as_array().is_some_and(|records| records.iter().all(ended)).then_some(())
     });
-    // The lanes give their flows back after the transfer's task has ended.
+    // The lanes release their flows after the transfer's task has ended.
     let mut left = Vec::new();
     for _ in 0..40 {
         left = found();
@@ -130,7 +130,7 @@ fn no_secret_of_a_transfer_outlives_it() {
     assert_eq!(left, [] as [String; 0]);
 }
 
-/// Starts a program as an account that has no rights, without a limit on cores.
+/// Starts a program under an account without privileges, and without a limit on cores.
 fn unlimited(program: &Command) -> Command {
     let mut starting = Command::new("setpriv");
     starting.args([
@@ -166,7 +166,7 @@ fn no_core_is_left_and_no_neighbour_reads_the_memory() {
         let neighbour = ["--reuid=65534", "--regid=65534", "--clear-groups", "cat", &format!("/proc/{process}/maps")];
         Command::new("setpriv").args(neighbour).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     };
-    assert!(reads(sleeping.id()), "a neighbour reads an ordinary process");
+    assert!(reads(sleeping.id()), "a neighbour cannot read an ordinary process");
     sleeping.kill().unwrap();
     sleeping.wait().unwrap();
     let state = room.path().join("state");
@@ -175,7 +175,7 @@ fn no_core_is_left_and_no_neighbour_reads_the_memory() {
         std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
     }
     let node = command(&state, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]);
-    // Where the build lies, that account may not be able to go.
+    // That account may not be able to reach the build.
     let program = room.path().join("culvert");
     fs::copy(node.get_program(), &program).unwrap();
     let mut copied = Command::new(&program);

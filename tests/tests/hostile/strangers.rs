@@ -25,7 +25,7 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
     let lane_port = status["dataplane"]["lanes"][0]["port"].as_u64().unwrap() as u16;
     let source = pair.path("source");
     make_flat(&source, 10, 2 << 20, &mut Random::new(3));
-    // The partner has been there before the flood begins.
+    // The partner has connected once before the flood begins.
     fs::write(pair.path("first"), "hello").unwrap();
     pair.send(&pair.path("first"), "first", &[]).exits(0);
     let memory = MemoryWatch::of(&node);
@@ -43,13 +43,13 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
                 connections.fetch_add(1, Ordering::Relaxed);
                 match random.below(3) {
                     0 => drop(tcp.write_all(&random.bytes(600))),
-                    // Announces a handshake of 16 KiB, and says no more.
+                    // Announces a handshake of 16 KiB, and sends nothing more.
                     1 => drop(tcp.write_all(&[22, 3, 1, 0x40, 0, 1])),
                     _ => {}
                 }
                 held.push(tcp);
                 held.truncate(100);
-                // Some thousand a second.
+                // About a thousand a second.
                 std::thread::sleep(Duration::from_millis(1));
             }
         })
@@ -66,7 +66,7 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
                 if socket.send_to(&packet, ("127.0.0.1", lane_port)).is_ok() {
                     packets.fetch_add(1, Ordering::Relaxed);
                 }
-                // Some 20,000 a second: the test shares its processors with the node.
+                // About 20,000 a second: the test shares its processors with the node.
                 std::thread::sleep(Duration::from_micros(50));
             }
         })
@@ -82,14 +82,14 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
     assert_same(&source, &pair.shared.join("in"));
 
     let (connections, packets) = (connections.load(Ordering::Relaxed), packets.load(Ordering::Relaxed));
-    assert!(connections > 100 && packets > 1_000, "the flood was none: {connections} connections, {packets} packets");
+    assert!(connections > 100 && packets > 1_000, "there was no flood: {connections} connections, {packets} packets");
     let rejected = || -> f64 {
         let metrics = node.metrics();
         let lines = metrics.lines().filter(|line| line.starts_with("culvert_segments_rejected_total{"));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
     assert!(rejected() > 100.0, "{}", node.metrics());
-    // All of them are refused in the end, at once or when their patience is over.
+    // All of them are refused eventually, at once or when their time is up.
     wait_for("the refusals", || {
         (node.metric("culvert_connections_refused_total") >= connections as f64 / 2.0).then_some(())
     });
@@ -123,7 +123,7 @@ fn unknown_keys_fill_a_table_and_nothing_else() {
     assert!((1..=64).contains(&pending), "{pending} keys are pending");
     assert!(node.metric("culvert_connections_refused_total") >= 120.0);
     assert_eq!(fs::read_dir(pair.there.join("transfers")).unwrap().count(), 0);
-    // An honest newcomer among them is seen as soon as the rate allows.
+    // An honest newcomer among them is noticed as soon as the rate allows.
     let _ = key_of(&pair.here);
 }
 
@@ -142,7 +142,7 @@ fn strangers_that_hold_every_place_do_not_keep_partners_out() {
         sending.arg(pair.path("file")).arg(destination).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let ran: Ran = child.wait_with_output().unwrap().into();
     ran.exits(0);
-    // Those that found no seat were closed at once.
+    // Those that found no place were closed at once.
     wait_for("the refusals", || (node.metric("culvert_connections_refused_total") >= 300.0).then_some(()));
     memory.assert_bounded("strangers in every place");
     drop(silent);

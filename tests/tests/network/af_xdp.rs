@@ -1,5 +1,5 @@
-//! Transfers through AF_XDP between two network namespaces: families, packet sizes, processes that
-//! are killed, links that go down.
+//! Transfers through AF_XDP between two network namespaces: families, packet sizes, killed
+//! processes, links that go down.
 
 use std::fs;
 use std::process::Command;
@@ -27,7 +27,7 @@ fn both_families_and_three_packet_sizes() {
             let by_rings = plane["lanes"][0]["ring_received"].as_u64().unwrap();
             let by_kernel = plane["lanes"][0]["kernel_received"].as_u64().unwrap();
             assert!(by_rings > 1_000 && by_kernel < 100, "received: {by_rings} by rings, {by_kernel} by the kernel");
-            // And the other way: the node sends what it received.
+            // And the other way: the node sends what it has received.
             let pulled = sides.pair.path("pulled");
             let stored = format!("second:{}/", sides.pair.shared.join("in").display());
             let mut getting = command(&sides.pair.here, ["get", "--json", "--datapath", "af_xdp", "--cores", "1"]);
@@ -54,7 +54,7 @@ fn what_af_xdp_counts_is_in_metrics_and_status() {
     let by_rings = status["dataplane"]["lanes"][0]["ring_received"].as_u64().unwrap();
     assert!(redirected >= by_rings && by_rings > 1_000, "{redirected} redirected, {by_rings} received: {counted}");
     assert!(counted["passed"].as_u64().unwrap() > 0, "the control connection passes: {counted}");
-    // What nobody has a flow for is dropped and counted with its source.
+    // What belongs to no flow is dropped and counted with its source.
     let port = status["dataplane"]["lanes"][0]["port"].as_u64().unwrap();
     let script = format!("for i in $(seq 40); do echo rubbish > /dev/udp/10.96.0.2/{port}; done");
     sides.lab.tool(0, "bash", &["-c", &script]);
@@ -96,7 +96,7 @@ fn the_raw_limit_over_rings_leaves_no_frame_behind() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
     let Sides { lab, node, pair, .. } = sides;
     drop(node);
-    // The kernel detaches the program when the node's data plane is gone, which takes a moment.
+    // The kernel detaches the program once the node's data plane is gone, which takes a moment.
     let mut link = Command::new("ip");
     link.args(["link", "show", "dev", lab.link(1)]);
     wait_for("an interface without a program", || {
@@ -175,7 +175,8 @@ fn without_capabilities_the_missing_one_is_named_and_udp_is_used() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
     let source = sides.source();
     let sending = sides.sending(&source, &[]);
-    // ip netns exec SIDE setpriv … PROGRAM: the capability goes after the namespace is entered.
+    // ip netns exec SIDE setpriv … PROGRAM: the capability is dropped after the namespace is
+    // entered.
     let arguments: Vec<_> = sending.get_args().map(ToOwned::to_owned).collect();
     let mut without = Command::new(sending.get_program());
     without.args(&arguments[..3]).args(["setpriv", "--bounding-set", "-bpf", "--inh-caps", "-bpf"]);
@@ -193,14 +194,14 @@ fn without_capabilities_the_missing_one_is_named_and_udp_is_used() {
 #[test]
 fn a_second_program_on_the_interface_is_named() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
-    // The node has the interface of its side; another data plane there does without.
+    // The node has the interface of its side; another data plane there goes without.
     let source = sides.source();
     let destination = format!("second:{}", sides.pair.shared.join("in").display());
     let mut sending = command(&sides.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", "1"]);
     // The partner is on this host, so no interface leads there.
     sending.args(["--interface", sides.lab.link(1)]).arg(&source).arg(destination);
     let ran: Ran = sides.lab.inside(1, &sending).output().unwrap().into();
-    // Other interfaces of this host may have one of the same name: that of this interface is meant.
+    // Other interfaces of this host may have a program of the same name: this interface's is meant.
     let link = sides.link(1);
     let id = link.split("prog/xdp id ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an id");
     let named = format!("already has an XDP program, steer (id {id}, driver mode): ");
@@ -208,7 +209,7 @@ fn a_second_program_on_the_interface_is_named() {
     assert_eq!(ran.exits(0).json()["datapath"], "udp");
 }
 
-/// The kernel gives a queue and an interface back some time after the process that had them.
+/// The kernel releases a queue and an interface some time after the process that had them.
 #[test]
 fn a_data_plane_that_was_killed_comes_back_on_its_rings() {
     let Some(lab) = Lab::with_queues(1_500, 2) else { return };

@@ -1,5 +1,5 @@
-//! Which interface AF_XDP takes without being told: the one that leads to the partner, and never
-//! the one of the caller's ssh connection.
+//! Which interface AF_XDP uses without being told: the one that leads to the partner, and never the
+//! one of the caller's ssh connection.
 
 use std::process::{Command, Stdio};
 
@@ -8,8 +8,8 @@ use culvert_tests::node::wait_for;
 use culvert_tests::program::Ran;
 use culvert_tests::sides::Sides;
 
-/// Two links between the sides, the node on the first one. Also the first side's name of the second
-/// link.
+/// Two links between the sides, with the node on the first one. Also returns the first side's name
+/// for the second link.
 fn two_links() -> Option<(Sides, String)> {
     let lab = Lab::new(1_500)?;
     let [second, _] = lab.add_link();
@@ -17,13 +17,12 @@ fn two_links() -> Option<(Sides, String)> {
     Some((Sides::over(lab, "10.96.0.2", &["--cores", "0", "--interface", &theirs]), second))
 }
 
-/// An ssh connection that somebody on the second side has to the first one, over a network of
-/// theirs.
+/// An ssh connection from somebody on the second side to the first one, over a given network.
 fn ssh(network: &str) -> String {
     format!("{network}.2 50000 {network}.1 22")
 }
 
-/// A program of the first side's caller, who came over ssh or did not.
+/// A program of the first side's caller, who connected over ssh or did not.
 fn over_ssh(mut sending: Command, ssh: Option<&str>) -> Command {
     match ssh {
         Some(ssh) => sending.env("SSH_CONNECTION", ssh),
@@ -77,7 +76,7 @@ fn without_a_partner_the_only_interface_beside_the_ssh_connections_is_taken() {
     assert!(sides.link(1).contains("prog/xdp"), "{first} beside {second}: {}", sides.link(1));
     drop(sides);
 
-    // Two that can be meant: it says so and does without.
+    // Two candidates: it says so and does without.
     let Some(lab) = Lab::new(1_500) else { return };
     let [_, second] = lab.add_link();
     let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0"]);

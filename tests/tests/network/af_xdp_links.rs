@@ -11,7 +11,7 @@ use culvert_tests::sides::Sides;
 use culvert_tests::tree::assert_same;
 use serde_json::Value;
 
-/// What a queue's packets met.
+/// How many of a queue's packets met with a verdict.
 fn verdicts(status: &Value, queue: usize, what: &str) -> u64 {
     status["dataplane"]["steering"]["queues"][queue][what].as_u64().unwrap_or_else(|| panic!("{status}"))
 }
@@ -39,7 +39,7 @@ fn two_lanes_have_a_queue_each() {
     assert_eq!(result["flows"], 2, "{result}");
     assert_same(&source, &sides.pair.shared.join("in"));
     let status = sides.status();
-    // veth keeps the queue's number: a sender's lane reaches the lane of the same number through
+    // veth keeps the queue's number: a sender's lane reaches the lane with the same number through
     // the rings.
     for number in 0..2 {
         assert!(verdicts(&status, number, "redirected") > 500, "queue {number}: {status}");
@@ -52,7 +52,7 @@ fn two_lanes_have_a_queue_each() {
 fn a_flow_that_arrives_on_another_lanes_queue_is_counted_and_not_lost() {
     let Some(sides) = two_queues("0,1", "1") else { return };
     let source = sides.source();
-    // One lane sends, so all packets come on queue 0; the second flow is the second lane's.
+    // One lane sends, so all packets arrive on queue 0; the second flow belongs to the second lane.
     sides.send(&source, &["--flows", "2"]).exits(0);
     assert_same(&source, &sides.pair.shared.join("in"));
     let status = sides.status();
@@ -97,7 +97,7 @@ fn packets_carry_the_tag_of_a_vlan() {
 #[test]
 fn a_next_hop_that_gets_another_address_costs_a_pause() {
     let Some(lab) = Lab::new(1_500) else { return };
-    // The receiver is on UDP sockets: its kernel ignores frames to an address that is no longer its
+    // The receiver uses UDP sockets: its kernel ignores frames to an address that is no longer its
     // own.
     let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0", "--datapath", "udp"]);
     let source = sides.large_source(32 << 20);
@@ -147,8 +147,8 @@ fn a_transfer_that_loses_its_interface_goes_on_over_another() {
 #[test]
 fn a_flow_on_another_lanes_queue_is_moved_to_its_own() {
     let Some(sides) = two_queues("0,1", "0,1") else { return };
-    // From UDP sockets the kernel chooses the queue by a hash that nobody tells: with eight flows
-    // all are right at once one time in 256.
+    // From UDP sockets the kernel chooses the queue by an unknown hash: with eight flows, all are
+    // right at once one time in 256.
     let source = sides.large_source(96 << 20);
     let child = sides.start_sending(&source, &["--datapath", "udp", "--flows", "8", "--rate", "120M"]);
     let began = std::time::Instant::now();

@@ -1,5 +1,5 @@
 //! AF_XDP and the kernel's tables: gateways and neighbours that change in the middle of a transfer
-//! are learned, and the lanes go on through the rings.
+//! are learned, and the lanes continue through the rings.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -10,10 +10,10 @@ use culvert_tests::node::PATIENCE;
 use culvert_tests::program::{Ran, command};
 use culvert_tests::sides::Sides;
 
-/// Bytes that move: for some seconds at [`RATE`].
+/// Bytes to move: enough for several seconds at [`RATE`].
 const BYTES: usize = 96 << 20;
 const RATE: &str = "150M";
-/// Packets in a row that leave through the rings alone before a way counts as learned.
+/// Packets in a row that leave through the rings alone before a route counts as learned.
 const PACKETS: u64 = 300;
 
 /// What differs between the families.
@@ -24,9 +24,9 @@ struct Family {
     /// The second side's.
     there: &'static str,
     host_prefix: &'static str,
-    /// The second side on the link.
+    /// The second side's address on the link.
     next_there: &'static str,
-    /// The first side's gateways on the link.
+    /// The addresses of the first side's gateways on the link.
     gateways: [&'static str; 2],
 }
 
@@ -49,8 +49,8 @@ const FAMILIES: [Family; 2] = [
     },
 ];
 
-/// Two sides whose hosts' addresses lie behind the link, with two gateways to the first one:
-/// interfaces with addresses of their own.
+/// Two sides whose hosts' addresses are behind the link, with two gateways to the first one:
+/// interfaces with their own addresses.
 struct Routed {
     sides: Sides,
     family: &'static Family,
@@ -60,7 +60,7 @@ impl Routed {
     fn start(family: &'static Family) -> Option<Self> {
         let lab = Lab::new(1_500)?;
         let (ours, theirs) = (lab.link(0).to_owned(), lab.link(1).to_owned());
-        // Each gateway's address is answered for by its own interface only.
+        // Only a gateway's own interface answers for its address.
         lab.tool(0, "sysctl", &["-q", "net.ipv4.conf.all.arp_ignore=1"]);
         for (name, address) in ["way0", "way1"].into_iter().zip(family.gateways) {
             let mut add = Command::new("ip");
@@ -123,7 +123,8 @@ impl Routed {
         String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
     }
 
-    /// Waits until so many packets in a row leave through the rings alone and arrive at a gateway.
+    /// Waits until this many packets in a row leave through the rings alone and arrive at a
+    /// gateway.
     fn sends_through_rings_to(&self, gateway: usize) {
         let began = Instant::now();
         let (mut rings_before, mut kernel_before) = self.sent();
@@ -161,7 +162,7 @@ fn a_gateway_that_changes_is_learned() {
         let way = ["route", "replace", family.here, "via", family.gateways[1], "dev", theirs, "src", family.there];
         routed.ip(1, &way);
         routed.sends_through_rings_to(1);
-        // And the first one is not needed any more.
+        // And the first one is no longer needed.
         routed.ip(0, &["link", "set", "way0", "down"]);
         routed.finish(child);
     }
@@ -173,7 +174,7 @@ fn a_neighbour_that_is_deleted_is_found_again_at_its_new_address() {
         let Some(routed) = Routed::start(family) else { return };
         let child = routed.start_getting();
         routed.sends_through_rings_to(0);
-        // The gateway is another machine from now on, and nobody says so.
+        // The gateway is another machine from now on, and nobody announces it.
         routed.ip(0, &["link", "set", "way0", "address", "02:00:00:00:00:99"]);
         routed.ip(1, &["neigh", "del", family.gateways[0], "dev", routed.sides.lab.link(1)]);
         routed.sends_through_rings_to(0);

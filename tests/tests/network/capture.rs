@@ -1,5 +1,5 @@
 //! `culvert capture` and the dissector: what lanes send and receive, on AF_XDP and on UDP sockets,
-//! as tshark reads it.
+//! as tshark decodes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ fn of_kind(packets: &[Packet], kind: u8) -> Vec<&Packet> {
     packets.iter().filter(|packet| packet.is_kind(kind)).collect()
 }
 
-/// The different values of a field.
+/// The distinct values of a field.
 fn values<'a>(packets: &[&'a Packet], name: &str) -> BTreeSet<&'a str> {
     packets.iter().map(|packet| packet.text(name)).collect()
 }
@@ -43,7 +43,7 @@ fn check_segments<'a>(data: &[&'a Packet], file_bytes: u64) -> BTreeSet<&'a str>
     values(data, "culvert.flow_id")
 }
 
-/// Makes sure that what a sender's capture shows is in the order of its numbers, flow by flow.
+/// Checks that a sender's capture shows each flow's segments in the order of their numbers.
 fn check_order(data: &[&Packet]) {
     let mut last = BTreeMap::new();
     for packet in data {
@@ -58,8 +58,8 @@ fn check_sound(packets: &[Packet]) {
     assert!(unsound.is_empty(), "{unsound:?}");
 }
 
-/// Makes sure that as many segments arrived as a result says were sent, less those that were lost
-/// and sent again.
+/// Checks that as many segments arrived as a result says were sent, less those that were lost and
+/// sent again.
 fn check_count(data: &[&Packet], result: &serde_json::Value) {
     let (sent, resent) = (result["segments_sent"].as_u64().unwrap(), result["segments_resent"].as_u64().unwrap());
     assert!((sent - resent..=sent).contains(&(data.len() as u64)), "{} segments of {result}", data.len());
@@ -110,7 +110,7 @@ fn frames_of_af_xdp_are_captured_as_they_are_on_the_wire() {
         check_count(&data, &result);
         let flows = check_segments(&data, FILE_BYTES);
         assert_eq!(flows.len() as u64, result["flows"].as_u64().unwrap());
-        // Data came, and answers went: real frames, on the lane's port.
+        // Data arrived, and answers left: real frames, on the lane's port.
         let port = sides.status()["dataplane"]["lanes"][0]["port"].to_string();
         for (kind, from, to) in [(DATA, 0, 1), (REPLY, 1, 0)] {
             let packets = of_kind(&packets, kind);
@@ -135,7 +135,7 @@ fn frames_of_af_xdp_are_captured_as_they_are_on_the_wire() {
         let result = Ran::from(sides.lab.inside(0, &getting).output().unwrap()).exits(0).json();
         let ran = capturing.interrupt().exits(0);
         let packets = packets_of(&file);
-        // Whole frames, with all their sums.
+        // Whole frames, with all their checksums.
         check_sound(&packets);
         assert!(packets.iter().all(|packet| packet.number("frame.cap_len") == packet.number("frame.len")));
         let (data, (_, dropped)) = (of_kind(&packets, DATA), counts_of(&ran));
@@ -172,7 +172,7 @@ fn datagrams_of_udp_sockets_get_headers_and_are_cut_where_they_were_joined() {
     let data = of_kind(&packets, DATA);
     check_count(&data, &result);
     assert_eq!(check_segments(&data, FILE_BYTES).len() as u64, result["flows"].as_u64().unwrap());
-    // Super-buffers of many segments, each segment a packet of its own.
+    // Super-buffers of many segments, each of which is a separate packet.
     assert_eq!(largest_frame(&data), result["segment_bytes"].as_u64().unwrap() + 48 + 42);
     let status = run(&pair.there, ["status", "--json"]).exits(0).json();
     for lane in status["dataplane"]["lanes"].as_array().unwrap() {
@@ -186,11 +186,11 @@ fn datagrams_of_udp_sockets_get_headers_and_are_cut_where_they_were_joined() {
     let all: Vec<_> = packets.iter().collect();
     assert_eq!(values(&all, "ip.src"), one("127.0.0.1"));
     assert_eq!(values(&all, "ip.dst"), one("127.0.0.1"));
-    // The clock on the wall; a second for a clock that is being set.
+    // Wall-clock time; a second of tolerance for a clock that is being set.
     let time = |packet: &Packet| packet.text("frame.time_epoch").parse::<f64>().unwrap();
     assert!(packets.iter().all(|packet| (began - 1.0..ended + 1.0).contains(&time(packet))), "{began} to {ended}");
 
-    // One lane of the two.
+    // One of the two lanes.
     let file = pair.path("lane.pcap");
     let capturing = Capturing::start(command(&pair.there, ["capture", "--lane", "1"]).arg(&file), pair.path("log"));
     pair.send(&source, "again", &["--mtu", "1500", "--cores", "0,1"]).exits(0);
@@ -238,7 +238,7 @@ fn a_capture_ends_as_it_is_told() {
     fs::write(&source, Random::new(6).bytes(8 << 20)).unwrap();
     let file = pair.path("capture.pcap");
     let log = || pair.path("log");
-    // What is wrong is said before a file is touched.
+    // What is wrong is reported before a file is touched.
     fs::write(&file, "something else").unwrap();
     let lane = run(&pair.there, ["capture".as_ref(), "--lane".as_ref(), "1".as_ref(), file.as_os_str()]);
     lane.exits(2).says("there is no lane 1");
@@ -247,7 +247,7 @@ fn a_capture_ends_as_it_is_told() {
         run(&pair.there, ["capture", wrong[0], wrong[1], "x"]).exits(2);
     }
 
-    // After so many packets.
+    // After a number of packets.
     let counted = Capturing::start(command(&pair.there, ["capture", "--packets", "100"]).arg(&file), log());
     // Only one at a time.
     run(&pair.there, ["capture", "-"]).exits(5).says("another capture");
@@ -257,7 +257,7 @@ fn a_capture_ends_as_it_is_told() {
     assert_eq!(found.len(), 100);
     check_sound(&found);
 
-    // After so many seconds, with nothing to capture.
+    // After a number of seconds, with nothing to capture.
     let timed = command(&pair.there, ["capture", "--seconds", "0.2", "--json"]).arg(&file).output().unwrap();
     let timed = Ran::from(timed).exits(0);
     culvert_tests::schema::assert_valid(&timed.json(), "capture");
@@ -322,7 +322,7 @@ fn a_transfer_without_a_node_is_captured_too() {
     check_order(&data);
     check_segments(&data, FILE_BYTES);
     assert_eq!(data.len() as u64, ran.json()["segments_sent"].as_u64().unwrap());
-    // A node that runs captures by itself.
+    // A running node makes captures by itself.
     let elsewhere = ["send".as_ref(), source.as_os_str(), "first:/x".as_ref(), "--capture".as_ref(), file.as_os_str()];
     run(&pair.there, elsewhere).exits(2).says("culvert capture");
     drop(node);

@@ -62,7 +62,7 @@ fn both_families_and_both_packet_sizes() {
 #[test]
 fn a_path_that_carries_less_than_the_interfaces_is_measured() {
     let Some(sides) = Sides::start(9_000, "10.96.0.2") else { return };
-    // The far interface takes less than the near one sends: a black hole without a message.
+    // The far interface accepts less than the near one sends: a black hole without a message.
     sides.lab.tool(1, "sh", &["-c", "ip link set $(ip -o link show type veth | cut -d' ' -f2 | cut -d@ -f1) mtu 4000"]);
     let source = sides.source();
     let result = sides.send(&source, &[]).exits(0).json();
@@ -74,7 +74,7 @@ fn a_path_that_carries_less_than_the_interfaces_is_measured() {
 #[test]
 fn blocked_udp_is_named_with_the_port_to_open() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
-    // TCP passes, UDP does not: what firewalls do. A blackhole needs no netfilter.
+    // TCP passes, UDP does not, as with firewalls. A blackhole needs no netfilter.
     sides.lab.tool(0, "ip", &["rule", "add", "ipproto", "udp", "blackhole", "prio", "1"]);
     let ran = sides.send(&sides.source(), &["--retries", "0"]);
     assert_ne!(ran.code, 0, "{ran:?}");

@@ -80,7 +80,7 @@ fn loopback_is_measured_without_privileges_and_remembered() {
     }
     drop(node);
 
-    // A node that runs with the asker's state shows the records in its metrics.
+    // A node running with the asker's state shows the records in its metrics.
     let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
     let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
     assert!(
@@ -103,7 +103,7 @@ fn the_partners_permission_is_needed() {
     let node = start_with_config(&pair, "[path]\nrefuse = ['first']\n");
     check(&pair, &QUICK).exits(4).says("does not permit path checks");
     drop(node);
-    // What is permitted is kept to: a tenth of the rate that was asked for.
+    // The permission is respected: a tenth of the requested rate.
     let _node = start_with_config(&pair, "[path]\nrate = '5M'\n");
     let found = check(&pair, &QUICK).exits(0).json();
     for side in ["send", "receive"] {
@@ -167,8 +167,8 @@ fn routes_and_mtus_of_both_directions_and_families() {
             assert_eq!(hops("send", kind), [router_near, far], "{kind}");
             assert_eq!(hops("receive", kind), [router_far, near], "{kind}");
         }
-        // To the partner a router has the smaller link and says so; from the partner the interface
-        // has it.
+        // Towards the partner a router has the smaller link and reports it; from the partner the
+        // interface has it.
         assert_eq!(
             (found["send"]["mtu"]["bytes"].as_u64(), found["send"]["mtu"]["limit"].as_str()),
             (Some(1_500), Some("packet_too_big")),
@@ -188,11 +188,11 @@ fn routes_and_mtus_of_both_directions_and_families() {
 fn a_black_hole_is_told_from_a_router_that_speaks() {
     let Some(lab) = Routed::new() else { return };
     let (pair, _node) = lab.start("10.97.2.2");
-    // The router's link takes 9000, its other end only 1500: what is larger vanishes.
+    // The router's link accepts 9000, its other end only 1500: what is larger vanishes.
     lab.tool(1, "ip", &["link", "set", "right", "mtu", "9000"]);
     let found = lab.check(&pair, &["--seconds", "0.3", "--no-rate", "--no-trace", "--json"]).exits(0).json();
     let mtu = &found["send"]["mtu"];
-    // A veth end takes a VLAN tag's four bytes more.
+    // A veth end accepts four bytes more, for a VLAN tag.
     assert!((1_500..=1_504).contains(&mtu["bytes"].as_u64().unwrap()) && mtu["limit"] == "black_hole", "{mtu}");
     let bad = found["findings"]
         .as_array()
@@ -202,7 +202,7 @@ fn a_black_hole_is_told_from_a_router_that_speaks() {
     assert!(bad, "{found}");
 }
 
-/// Whether a check of a path of 100 Mb/s is sure of it.
+/// Whether a check of a path of 100 Mb/s is confident of that rate.
 fn has_found_the_rate(found: &Value) -> bool {
     let rate = &found["send"]["rate"];
     let reaches = |what: &str, least: f64| rate[what].as_f64().is_some_and(|bits| bits >= least);
@@ -226,9 +226,9 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
         return;
     }
     let options = ["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"];
-    // The shaper keeps no credit beyond its burst: where the machine is busy with other tests it is
-    // slower than it was asked to be, and what is measured is right to be lower. It is never
-    // faster, so no check may say more, and the best of them has found the rate.
+    // The shaper keeps no credit beyond its burst: on a machine that is busy with other tests it is
+    // slower than requested, and a lower measurement is right. It is never faster, so no check may
+    // report more, and the best of them has found the rate.
     let mut checks = Vec::new();
     while checks.len() < 6 {
         let found = lab.check(&pair, &options).json();
@@ -251,7 +251,7 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
     let buffer = found["send"]["buffer_bytes"].as_f64().unwrap_or_else(|| panic!("{found}"));
     assert!((400e3..=600e3).contains(&buffer), "a buffer of 500 kB was measured as {buffer}");
 
-    // A record that says more than the path has now: the transfer says so.
+    // A record that claims more than the path has now: the transfer says so.
     let name = pair.here.join("paths/second.send.json");
     let mut records: Value = serde_json::from_slice(&std::fs::read(&name).unwrap()).unwrap();
     let last = records.as_array_mut().unwrap().last_mut().unwrap();
@@ -291,9 +291,9 @@ fn loss_order_and_copies_are_told_apart_by_direction() {
     let lost = count("send", "sent") - count("send", "received");
     assert!((36..=124).contains(&lost), "{lost} of 4,000 lost where 2 % are: {}", describe(&pair.wan.counters(0)));
     let copies = count("send", "duplicates");
-    assert!((9..=72).contains(&copies), "{copies} copies where 1 % are doubled");
+    assert!((9..=72).contains(&copies), "{copies} copies where 1 % are duplicated");
     assert!(count("send", "reordered") >= 60, "{found}");
-    // What did not arrive was not answered; everything that was answered came back, once and in
+    // What did not arrive was not answered; everything that was answered came back, once and in the
     // order of the answers.
     assert_eq!(count("receive", "received"), count("receive", "sent"), "{found}");
     let least_ms = found["rtt"]["min_us"].as_f64().unwrap() / 1e3;
@@ -348,7 +348,7 @@ fn one_packet_in_a_million_is_seen() {
     );
 }
 
-/// An archive that answers with a status, and keeps what it took.
+/// An archive that answers with a status, and keeps what it accepted.
 fn archive(status: Arc<AtomicU32>) -> (String, Arc<Mutex<Vec<Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/logstash", listener.local_addr().unwrap());
@@ -393,7 +393,8 @@ fn checks_are_published_when_the_archive_is_back() {
     ours(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]).exits(0);
     ours(&["path", "publish"]).exits(5).says("503");
     assert!(taken.lock().unwrap().is_empty());
-    // A running node tries by itself, says what waits, and delivers when the archive is back.
+    // A running node tries by itself, reports what is waiting, and delivers when the archive is
+    // back.
     let arguments =
         ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
     let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
@@ -471,7 +472,7 @@ fn a_configured_node_answers_stamp_and_twamp_and_serves_its_template() {
     run(&pair.here, ["path", "twamp", &host]).exits(5).says("the port is closed");
 }
 
-/// Decodes what crosses loopback with Wireshark's dissectors.
+/// Decodes what crosses a link between namespaces with Wireshark's dissectors.
 #[test]
 fn wireshark_finds_no_malformed_packet() {
     if !is_installed("tshark") {

@@ -1,5 +1,5 @@
 //! Receive rules in the NIC and the process that removes them: without such a NIC, and with one
-//! that is played in front of ethtool's ioctl.
+//! that is simulated in front of ethtool's ioctl.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use culvert_tests::tree::assert_same;
 use culvert_tests::units::Unit;
 use serde_json::Value;
 
-/// Processes in the second side's namespace that are keepers.
+/// The keeper processes in the second side's namespace.
 fn keepers(lab: &Lab) -> Vec<u32> {
     let output = Command::new("ip").args(["netns", "pids", &lab.names()[1]]).output().expect("ip runs");
     let pids = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -39,7 +39,7 @@ fn held_by(pid: &str) -> BTreeSet<String> {
     targets.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect()
 }
 
-/// The node's data plane, and the rules that it says are in place.
+/// The node's data plane, and the rules that it reports to be in place.
 fn told(sides: &Sides) -> (u32, Vec<Value>) {
     let plane = &sides.status()["dataplane"];
     let rules = plane["steering"]["rules"].as_array().unwrap_or_else(|| panic!("{plane}")).clone();
@@ -60,7 +60,7 @@ fn has_exactly(table: &PlayedTable, rules: &[Rule]) -> bool {
     found.len() == rules.len() && rules.iter().all(|&rule| found.contains(&Some(rule)))
 }
 
-/// Sides with two queues whose second sees a NIC with rules.
+/// Sides with two queues, the second of which sees a NIC with rules.
 fn played() -> Option<(Sides, PlayedTable, tempfile::TempDir)> {
     let lab = Lab::with_queues(1_500, 2)?;
     let room = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ fn rules_live_and_end_with_the_data_plane() {
     let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
     assert_eq!(session, keeper.to_string(), "it has a session of its own");
     // Nothing of the data plane's is kept open: the link, the memory, the lanes' sockets, the
-    // program at the interface.
+    // program on the interface.
     let (held, by_plane, by_this) = (held_by(&keeper.to_string()), held_by(&plane.to_string()), held_by("self"));
     let is_thing = |held: &&String| ["socket:", "anon_inode:", "memfd:"].iter().any(|kind| held.contains(kind));
     let shared: Vec<&String> = held.intersection(&by_plane).filter(|held| !by_this.contains(*held)).collect();
@@ -130,14 +130,14 @@ fn rules_live_and_end_with_the_data_plane() {
     assert_eq!(keepers(&sides.lab), [keeper], "it does not end because somebody asks");
     assert!(has_exactly(&table, &rules));
 
-    // Killed, the data plane comes back with rules and a keeper of its own.
+    // Once killed, the data plane comes back with its own rules and keeper.
     signal("-KILL", plane);
     wait_for("another data plane's rules", || {
         let now = keepers(&sides.lab);
         (now.len() == 1 && now[0] != keeper && has_exactly(&table, &rules)).then_some(())
     });
     assert_ne!(told(&sides).0, plane);
-    // The end of the node is the end of all of them.
+    // The end of the node ends all of them.
     let Sides { lab, node, pair, .. } = sides;
     drop(node);
     wait_for("the rules' end", || (table.rules().is_empty() && keepers(&lab).is_empty()).then_some(()));
@@ -150,7 +150,7 @@ fn rules_of_a_killed_keeper_are_taken_over_and_those_of_others_stay() {
     let rules = needed(&sides);
     let (plane, said) = told(&sides);
     let [keeper] = keepers(&sides.lab)[..] else { panic!("{:?}", keepers(&sides.lab)) };
-    // Somebody else's, on another port.
+    // Somebody else's rule, on another port.
     let others = Spec::of(Rule { family: Family::Udp4, port: 53, queue: 0 }, 0);
     table.put(&others);
     signal("-KILL", keeper);
@@ -162,7 +162,7 @@ fn rules_of_a_killed_keeper_are_taken_over_and_those_of_others_stay() {
     for rule in &rules {
         assert!(table.rules().iter().any(|spec| spec.rule() == Some(*rule)), "{:?}", table.rules());
     }
-    // An admin changes one of them: it is his now.
+    // An admin changes one of them: it is the admin's now.
     wait_for("the status", || (told(&sides).1.len() == said.len()).then_some(()));
     let changed = told(&sides).1[0]["location"].as_u64().unwrap() as u32;
     let changed = Spec::of(Rule { family: Family::Udp4, port: 9_999, queue: 1 }, changed);
@@ -187,8 +187,8 @@ fn the_units_let_the_keeper_live_and_act() {
     for setting in ["CapabilityBoundingSet", "AmbientCapabilities"] {
         assert!(unit.one(setting).split(' ').any(|one| one == "CAP_NET_ADMIN"), "{setting}");
     }
-    // The whole group is asked to end, which a keeper ignores; it is gone by itself long before the
-    // group is killed.
+    // The whole group is asked to end, which a keeper ignores; it goes away by itself long before
+    // the group is killed.
     assert!(unit.all("KillMode").iter().all(|mode| *mode == "control-group"));
     assert!(unit.all("TimeoutStopSec").is_empty() && unit.all("SendSIGKILL").is_empty());
     assert!(unit.one("RestrictAddressFamilies").split(' ').any(|family| family == "AF_INET"));

@@ -1,5 +1,6 @@
-//! Real processes over emulated long, fat and lossy paths. Bytes are judged, and parts of the
-//! emulated rate that a loaded machine reaches too; `culvert-lab table` measures the rest.
+//! Real processes over emulated long, fat and lossy paths. What is judged is the bytes, and
+//! fractions of the emulated rate that even a loaded machine reaches; `culvert-lab table` measures
+//! the rest.
 
 use std::fs;
 use std::process::Command;
@@ -30,7 +31,7 @@ fn files_arrive_whole_through_every_harm() {
         eprintln!("{}\n{}", describe(&forward), describe(&reverse));
         assert!(forward.lost > 0 && forward.reordered > 0 && forward.duplicated > 0 && forward.corrupted > 0);
         assert!(result["segments_resent"].as_u64().unwrap() > 0);
-        assert_eq!(forward.emulator_full + reverse.emulator_full, 0, "the emulator had room");
+        assert_eq!(forward.emulator_full + reverse.emulator_full, 0, "the emulator had no room");
     }
 }
 
@@ -43,10 +44,11 @@ fn loss_does_not_make_a_long_path_slow() {
         let measured = pair.measure(30 << 20, &[]);
         let part = measured.goodput_bits_per_second / 1e8;
         eprintln!("{loss} lost: {:.0} % of the link; {}", part * 100.0, describe(&measured.counters[0]));
-        // A quiet machine reaches 80 %. TCP CUBIC would reach 3 % at one lost packet in a hundred.
+        // A quiet machine reaches 80 %. TCP CUBIC would reach 3 % with one packet in a hundred
+        // lost.
         assert!(part > 0.25, "{part:.2} of the link at {loss} loss: {}", measured.result);
         let feedback = measured.counters[1].bytes_in as f64 / measured.counters[0].bytes_in as f64;
-        assert!(feedback < 0.01, "the way back carries {feedback:.4} of the data");
+        assert!(feedback < 0.01, "the other direction carries {feedback:.4} of the data");
     }
 }
 
@@ -55,7 +57,7 @@ fn segments_are_as_large_as_the_path_delivers_them() {
     //= W-12
     //# to within eight bytes.
     // The devices say 9000, but larger packets than these vanish.
-    // Below the common sizes' next the search takes a second or two, while data move.
+    // Between two common sizes the search takes a second or two, while data moves.
     for (packet_bytes_max, segment_bytes, megabytes) in
         [(9_000, 8_924..=8_924, 4), (1_500, 1_424..=1_424, 4), (1_400, 1_316..=1_324, 80)]
     {
@@ -118,7 +120,7 @@ fn seconds_of_darkness_are_ridden_out() {
         std::thread::sleep(Duration::from_secs(2));
         pair.wan.set_links(config.forward, config.reverse);
         let measured = transfer.join().expect("the transfer ends");
-        assert!(measured.counters[0].lost > 0, "it was dark: {}", describe(&measured.counters[0]));
+        assert!(measured.counters[0].lost > 0, "it was never dark: {}", describe(&measured.counters[0]));
     });
 }
 
@@ -133,5 +135,5 @@ fn why_a_test_is_skipped_is_known() {
     let namespace = wan.namespace(0).to_owned();
     assert!(fs::exists(format!("/run/netns/{namespace}")).unwrap());
     drop(wan);
-    assert!(!fs::exists(format!("/run/netns/{namespace}")).unwrap(), "the namespace is removed");
+    assert!(!fs::exists(format!("/run/netns/{namespace}")).unwrap(), "the namespace was not removed");
 }

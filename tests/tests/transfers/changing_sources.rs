@@ -1,5 +1,5 @@
 //! Sources that change while they are read: the file fails by name, or one version of it arrives
-//! whole.
+//! complete.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,8 +14,8 @@ use culvert_tests::random::Random;
 
 const LARGE_BYTES: usize = 24 << 20;
 
-/// Sends a tree of small files and a large one so slowly that the large one is on its way when
-/// `change` comes.
+/// Sends a tree of small files and a large one so slowly that the large one is under way when
+/// `change` is called.
 fn send_and_change(change: impl FnOnce(&Path)) -> (Pair, Ran) {
     let pair = Pair::new();
     let node = pair.start();
@@ -46,7 +46,7 @@ fn fails_by_name(pair: &Pair, ran: Ran) {
     let ran = ran.exits(6);
     let result = ran.json();
     let errors = result["errors"].as_array().unwrap();
-    let [error] = errors.as_slice() else { panic!("one file fails: {result}") };
+    let [error] = errors.as_slice() else { panic!("not exactly one file fails: {result}") };
     assert_eq!((error["path"].as_str(), error["code"].as_str()), (Some("large"), Some("changed")), "{result}");
     assert!(!pair.shared.join("in/large").exists());
     let stored = fs::read_dir(pair.shared.join("in")).unwrap().count();
@@ -71,23 +71,23 @@ fn a_file_that_shrinks_fails_by_name() {
     fails_by_name(&pair, ran);
 }
 
-/// The time of its content says nothing; that of its inode does.
+/// The time of its content shows nothing; that of its inode does.
 #[test]
 fn a_file_that_is_written_over_and_has_its_time_set_back_fails_by_name() {
     let (pair, ran) = send_and_change(|large| {
         let before = fs::metadata(large).unwrap().modified().unwrap();
         let file = File::options().write(true).open(large).unwrap();
-        // What has been sent, and what has not.
+        // Both what has been sent and what has not.
         file.write_all_at(&[0; 1 << 20], 0).unwrap();
         file.write_all_at(&[0; 1 << 20], LARGE_BYTES as u64 - (1 << 20)).unwrap();
         file.set_modified(before).unwrap();
-        // The inode's time would have a reason.
+        // This alone would explain the inode's time.
         fs::set_permissions(large, fs::Permissions::from_mode(0o600)).unwrap();
     });
     fails_by_name(&pair, ran);
 }
 
-/// Only the inode's time shows it; the file is read once more.
+/// Only the inode's time shows it; the file is read again.
 #[test]
 fn a_file_that_gets_another_mode_arrives() {
     let (pair, ran) = send_and_change(|large| {
@@ -98,9 +98,9 @@ fn a_file_that_gets_another_mode_arrives() {
     assert!(fs::read(pair.shared.join("in/large")).unwrap() == Random::new(4).bytes(LARGE_BYTES));
 }
 
-/// Without checksums a pack was stored before its sender said which of its files could not be read:
-/// zeros replaced what was there (wire.md W-55: "does not store the data in the place of a failed
-/// file").
+/// Regression: without checksums a pack was stored before its sender said which of its files could
+/// not be read: zeros replaced what was there (wire.md W-55: "does not store the data in the place
+/// of a failed file").
 #[test]
 fn small_files_that_change_store_nothing_also_without_checksums() {
     //= W-55
@@ -147,7 +147,7 @@ fn a_file_that_is_replaced_arrives_as_the_version_that_was_opened() {
     assert!(fs::read(pair.shared.join("in/large")).unwrap() == Random::new(4).bytes(LARGE_BYTES));
 }
 
-/// Puts another file in a file's place, of the same size and time.
+/// Puts another file of the same size and time in a file's place.
 fn replace(path: &Path, content: &[u8]) {
     let time = fs::metadata(path).unwrap().modified().unwrap();
     let other = path.parent().unwrap().with_extension("other");
@@ -156,7 +156,7 @@ fn replace(path: &Path, content: &[u8]) {
     fs::rename(&other, path).unwrap();
 }
 
-/// What the receiver has of the first is offered, compared, and sent of the second.
+/// What the receiver has of the first file is offered and compared, and the second one is sent.
 #[test]
 fn a_file_that_is_replaced_between_two_attempts_arrives_as_the_new_one() {
     let pair = Pair::new();
@@ -181,8 +181,8 @@ fn a_file_that_is_replaced_between_two_attempts_arrives_as_the_new_one() {
     assert_eq!(result["root_blake3"], blake3::hash(listing.as_bytes()).to_hex().to_string());
 }
 
-/// Each file is opened to be compared with what is there, closed, and opened once more to be sent;
-/// meanwhile others take its place, of the same size and time.
+/// Each file is opened to be compared with what is there, closed, and opened again to be sent;
+/// meanwhile others of the same size and time take its place.
 #[test]
 fn files_that_are_replaced_again_and_again_are_of_one_version_each() {
     const FILES: usize = 24;
@@ -248,17 +248,17 @@ fn files_that_were_written_just_now_are_sent_as_they_are() {
         ran = pair.send(&source.join(""), "in", &["--retries", "0"]);
     }
     assert!(matches!(ran.code, 0 | 6), "{ran:?}");
-    // Whatever arrived is of one round.
+    // Whatever arrived is of a single round.
     for entry in fs::read_dir(pair.shared.join("in")).unwrap() {
         let content = fs::read_to_string(entry.unwrap().path()).unwrap();
         let is_of_one_round =
             (1..=4).any(|digits| content.get(..digits).is_some_and(|round| round.repeat(8_000)[..8_000] == content));
-        // A file is empty for a moment whenever it is written anew.
+        // A file is empty for a moment whenever it is rewritten.
         assert!(is_of_one_round || content.is_empty(), "a mixture arrived: {content}");
     }
 }
 
-/// It arrived empty and was called verified.
+/// Regression: it arrived empty and was called verified.
 #[test]
 fn a_file_with_content_and_no_size_fails_by_name() {
     let pair = Pair::new();
@@ -266,7 +266,7 @@ fn a_file_with_content_and_no_size_fails_by_name() {
     let ran = pair.send(Path::new("/proc/version"), "in/", &["--retries", "0"]).exits(6);
     assert_eq!(ran.json()["errors"][0]["code"], "unsized", "{}", ran.out);
     assert_eq!(fs::read_dir(pair.shared.join("in")).unwrap().count(), 0);
-    // One that says more than it has.
+    // One that claims to have more than it has.
     let sized = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
     if fs::metadata(sized).is_ok_and(|metadata| metadata.len() == 4_096) {
         let ran = pair.send(sized, "in/", &["--retries", "0"]).exits(6);

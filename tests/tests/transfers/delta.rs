@@ -1,4 +1,4 @@
-//! A file of which a part changed costs that part: `--overwrite content`.
+//! If part of a file changed, only that part is sent: `--overwrite content`.
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const CHUNK_BYTES: u64 = 4 << 20;
 
-/// A pair whose destination holds `bytes`, and the source with the same.
+/// A pair whose destination holds `bytes`, and a source that holds the same.
 fn pair_with(bytes: &[u8]) -> (Pair, PathBuf) {
     let pair = Pair::new();
     let source = pair.path("source");
@@ -22,7 +22,7 @@ fn pair_with(bytes: &[u8]) -> (Pair, PathBuf) {
     (pair, source)
 }
 
-/// Payload bytes that segments carried, those sent again among them.
+/// Payload bytes that segments carried, including those sent again.
 fn bytes_sent(result: &Value) -> u64 {
     result["segments_sent"].as_u64().unwrap() * result["segment_bytes"].as_u64().unwrap()
 }
@@ -59,7 +59,7 @@ fn one_percent_that_changed_costs_little_more_than_that() {
     assert!(sent > 0 && sent <= total * 15 / 1_000 + CHUNK_BYTES, "{sent} of {total} bytes were sent: {result}");
     assert!(result["resumed_bytes"].as_u64().unwrap() + sent >= total, "{result}");
     assert_eq!(result["files"]["stored"], 1);
-    // The old file was replaced, never written: who has it open still reads what was there.
+    // The old file was replaced, never written: whoever has it open still reads what was there.
     assert_ne!(fs::metadata(pair.shared.join("file")).unwrap().ino(), old_inode);
     let mut still = vec![0; old_bytes.len()];
     old.read_exact_at(&mut still, 0).unwrap();
@@ -82,8 +82,7 @@ fn changes_here_and_there_cost_a_chunk_each_at_most() {
     let _node = pair.start();
     let result = pair.send(&source, "file", &["--overwrite", "content"]).exits(0).json();
     assert_stored(&pair, &source);
-    // A change may lie across two chunks; the last segment of a chunk is shorter than it counts
-    // here.
+    // A change may span two chunks; the last segment of a chunk is shorter than it counts here.
     let bound = CHANGES * 2 * (CHUNK_BYTES + 64_000);
     assert!(bytes_sent(&result) <= bound, "{} bytes for {CHANGES} changes: {result}", bytes_sent(&result));
 }
@@ -96,7 +95,7 @@ fn the_same_bytes_under_another_time_are_not_sent() {
     fs::File::options().write(true).open(&source).unwrap().set_modified(other).unwrap();
     let old_inode = fs::metadata(pair.shared.join("file")).unwrap().ino();
     let _node = pair.start();
-    // By size and time it is another file.
+    // By size and time it is a different file.
     pair.send(&source, "file", &[]).exits(1).says("differs in size or time");
     let result = pair.send(&source, "file", &["--overwrite", "content"]).exits(0).json();
     assert_eq!(result["segments_sent"], 0, "{result}");
@@ -105,14 +104,14 @@ fn the_same_bytes_under_another_time_are_not_sent() {
     assert_stored(&pair, &source);
     let there = fs::metadata(pair.shared.join("file")).unwrap();
     assert_eq!(there.modified().unwrap(), other);
-    // It was made anew, and counted as stored.
+    // Regression: it was created anew, and counted as stored.
     assert_eq!(there.ino(), old_inode);
-    // And now by size and time it is the same.
+    // And now it is the same by size and time.
     pair.send(&source, "file", &[]).exits(0);
 }
 
-/// The room of all of them was asked for, and a copy was made of each (wire.md W-47: "the receiver
-/// may keep the old file").
+/// Regression: room for all of them was required, and a copy was made of each (wire.md W-47: "the
+/// receiver may keep the old file").
 #[test]
 fn files_that_are_the_same_need_no_room_and_stay() {
     //= W-47
@@ -145,7 +144,7 @@ fn files_that_are_the_same_need_no_room_and_stay() {
     for name in ["a", "b", "c"] {
         assert!(fs::read(source.join(name)).unwrap() == fs::read(pair.shared.join("in").join(name)).unwrap());
     }
-    // What certainly differs does not fit, and a dry run says the same.
+    // What certainly differs does not fit, and a dry run says so, too.
     for name in ["a", "b", "c"] {
         fs::write(source.join(name), Random::new(9).bytes(13 << 20)).unwrap();
     }
@@ -156,7 +155,8 @@ fn files_that_are_the_same_need_no_room_and_stay() {
     drop(small);
 }
 
-/// The copy of a file with holes had none, and no room on a disk that the file fits.
+/// Regression: the copy of a file with holes had none, and found no room on a disk that the file
+/// fits.
 #[test]
 fn holes_stay_holes() {
     let pair = Pair::new();
@@ -175,7 +175,7 @@ fn holes_stay_holes() {
     assert!(taken <= 2 * CHUNK_BYTES, "{taken} bytes are taken");
 }
 
-/// A file system of 56 MiB, in a namespace of nobody else: unmounted with this.
+/// A file system of 56 MiB for one test alone, unmounted when this is dropped.
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
@@ -240,7 +240,7 @@ fn a_destination_that_changes_meanwhile_does_not_harm_the_result() {
                 written += 1;
                 std::thread::sleep(std::time::Duration::from_micros(200));
             }
-            // Somebody makes it shorter, too.
+            // Somebody shortens it, too.
             old.set_len(1 << 20).unwrap();
             written
         })

@@ -1,4 +1,4 @@
-//! Dry runs: what would become of every file, on both ends' word, and that nothing is done.
+//! Dry runs: what would become of every file, according to both ends, and that nothing is done.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -16,7 +16,7 @@ use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::stranger::{Stranger, request};
 use serde_json::Value;
 
-/// What would become of each entry: its path, what, and why.
+/// What would become of each entry: its path, the action, and the reason.
 fn fates(result: &Value) -> Vec<(&str, &str, &str)> {
     let files = result["would"]["files"].as_array().unwrap();
     files
@@ -33,7 +33,7 @@ fn same(from: &Path, to: &Path) {
     fs::File::options().write(true).open(to).unwrap().set_modified(time).unwrap();
 }
 
-/// A source and a destination that have everything that can be.
+/// A source and a destination with every possible case.
 fn mixed(source: &Path, destination: &Path) {
     fs::create_dir_all(source.join("d")).unwrap();
     fs::create_dir_all(destination).unwrap();
@@ -48,7 +48,7 @@ fn mixed(source: &Path, destination: &Path) {
     same(&source.join("same"), &destination.join("same"));
 }
 
-/// It said "succeeded" with files stored, and told neither names nor reasons.
+/// Regression: it said "succeeded" with files stored, and gave neither names nor reasons.
 #[test]
 fn every_file_is_told_with_what_would_become_of_it_and_why() {
     let pair = Pair::new();
@@ -83,11 +83,11 @@ fn every_file_is_told_with_what_would_become_of_it_and_why() {
     };
     let options = ["--dry-run", "--overwrite", "changed"];
     check(pair.send(&source.join(""), "in", &options), "send");
-    // The other way round: what is there goes out, and what is here stays.
+    // The other way round: what is there is sent, and what is here stays.
     let (theirs, ours) = (pair.shared.join("out"), pair.path("back"));
     mixed(&theirs, &ours);
     check(pair.get("out/", &ours, &options), "receive");
-    assert!(!pair.shared.join("in/new").exists() && !ours.join("new").exists(), "nothing was done");
+    assert!(!pair.shared.join("in/new").exists() && !ours.join("new").exists(), "something was done");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn people_read_a_line_for_each_file_and_a_sentence_that_says_which_way() {
     assert!(fetched.out.contains("would fetch 3 files") && !fetched.out.contains("\nnew "), "{}", fetched.out);
 }
 
-/// It said that all was well.
+/// Regression: it said that all was well.
 #[test]
 fn a_destination_that_is_a_symlink_to_nothing_is_foretold() {
     let room = tempfile::Builder::new().prefix("culvert-dangling-").tempdir().unwrap();
@@ -147,7 +147,7 @@ fn a_destination_that_is_a_symlink_to_nothing_is_foretold() {
     assert!(!at("nowhere").exists());
 }
 
-/// Small files take whole blocks, and each an inode.
+/// Small files take whole blocks, and an inode each.
 #[test]
 fn small_files_need_blocks_and_inodes() {
     if !is_root() {
@@ -180,7 +180,7 @@ fn small_files_need_blocks_and_inodes() {
     }
 }
 
-/// They refused the dry run, as they do the transfer.
+/// Regression: they refused the dry run, as they do the transfer.
 #[test]
 fn collisions_are_told_one_by_one_and_exit_as_the_transfer_would() {
     let pair = Pair::new();
@@ -195,12 +195,12 @@ fn collisions_are_told_one_by_one_and_exit_as_the_transfer_would() {
     assert!(told.contains(&("time", "collision", "differs_in_time")), "{told:?}");
     assert_eq!((&result["state"], &result["would"]["refused"]["code"]), (&"failed".into(), &"collision".into()));
     assert_eq!(result["would"]["counts"]["collisions"], 2);
-    // And so does the transfer.
+    // And the transfer does the same.
     pair.send(&source.join(""), "in", &[]).exits(1).says("differs in size or time");
 }
 
 /// A dry run does not know what an interrupted transfer left unless it looks into the journal,
-/// which it leaves alone.
+/// which it does not change.
 #[test]
 fn what_an_interrupted_transfer_stored_would_be_resumed() {
     let pair = Pair::new();
@@ -230,7 +230,7 @@ fn what_an_interrupted_transfer_stored_would_be_resumed() {
     let result = pair.send(&source, "copy", &["--dry-run"]).exits(0).json();
     assert_eq!(fates(&result), [("large", "resumed", "begun_before")], "{result:#}");
     assert!(result["would"]["bytes"].as_u64().unwrap() < 24 << 20, "{result:#}");
-    assert_eq!(journal_bytes(), before, "the journal is as it was");
+    assert_eq!(journal_bytes(), before, "the journal has changed");
 }
 
 /// A message that the partner's version does not have would end the conversation.

@@ -1,6 +1,6 @@
-//! The engine without a node: its records in memory, its partners a table, nobody who watches. What
-//! it moves need not be files either: a store of objects in memory takes the place of a directory
-//! at either end, through the lanes of real data planes.
+//! The engine without a node: its records are in memory, its partners are a table, and nobody
+//! watches. What it moves need not be files either: a store of objects in memory takes the place of
+//! a directory at either end, through the lanes of real data planes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -63,7 +63,7 @@ fn supervisor() -> Supervisor {
     Supervisor::new(Origin::Child(culvert().to_owned()), config)
 }
 
-/// A tree with what is packed, what has chunks of its own, and what has no bytes at all.
+/// A tree with packed files, files with chunks of their own, and one without any bytes.
 fn objects() -> BTreeMap<String, Vec<u8>> {
     let mut random = Random::new(16);
     let sizes = [("empty", 0), ("large", 9_000_123), ("runs/1/small", 7), ("runs/1/whole", CHUNK_BYTES as usize)];
@@ -100,7 +100,7 @@ async fn connected() -> (Connection, Connection, Arc<Identity>, Arc<Identity>) {
     (ours.unwrap(), theirs.unwrap(), one, other)
 }
 
-/// What a transfer comes to at the sender and at the receiver.
+/// The outcome of a transfer at the sender and at the receiver.
 type Both = (Result<TransferResult, TransferError>, Result<TransferResult, TransferError>);
 
 async fn moved(sources: Box<dyn Sources>, incoming: Incoming, options: Options) -> Both {
@@ -153,7 +153,7 @@ async fn moved(sources: Box<dyn Sources>, incoming: Incoming, options: Options) 
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
-    // To build it may take longer than any transfer.
+    // Building it may take longer than any transfer.
     let _ = culvert();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let patience = std::time::Duration::from_secs(120);
@@ -233,7 +233,7 @@ fn objects_that_fail_do_so_by_name_and_the_others_arrive() {
     assert_eq!(failed, BTreeMap::from(expected.clone()));
     expected.iter().for_each(|(name, _)| drop(tree.remove(name)));
     assert_eq!(there.objects(), tree);
-    // What fails before its first part has come was never begun.
+    // What fails before its first part arrives was never begun.
     let abandoned = there.abandoned();
     assert!(abandoned.contains(&"restless".to_owned()) && abandoned.contains(&"unstorable".to_owned()));
 }
@@ -256,7 +256,7 @@ fn what_is_in_a_store_is_replaced_only_if_it_may_be() {
     assert_eq!(there.objects(), tree);
 }
 
-/// Whom one end knows: the other.
+/// The only partner that one end knows: the other.
 #[derive(Debug)]
 struct OnePartner(PublicKey, SocketAddr);
 
@@ -379,7 +379,7 @@ fn two_engines_need_no_node_no_metrics_and_no_files_for_their_records() {
             assert_eq!(end.counter.succeeded.load(Ordering::Relaxed), 1);
             assert!(end.counter.chunks.load(Ordering::Relaxed) >= 9);
         }
-        assert_eq!(there.records.get(id).unwrap().created_unix_ms, 43_200_000, "it goes by its own clock");
+        assert_eq!(there.records.get(id).unwrap().created_unix_ms, 43_200_000, "it does not go by its own clock");
         assert_eq!(there.records.list(None, 9).len(), 1);
         assert!(there.records.list(Some(id), 9).is_empty());
     });

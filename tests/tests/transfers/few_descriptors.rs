@@ -1,6 +1,6 @@
 //! Accounts that may have only a few files open, at either end: a transfer ends well, or it says
-//! whose limit keeps it and goes on when that is lifted. Nothing that is only out of reach is
-//! called missing, and nothing sound is to be removed.
+//! whose limit is in the way and continues when that is lifted. Nothing that is merely out of reach
+//! is called missing, and nobody is told to remove anything sound.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use culvert_tests::random::Random;
 use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::tree::assert_same;
 
-/// From a limit with which nothing starts to one with which everything is well.
+/// From a limit at which nothing starts to one at which everything works.
 const LIMITS: std::ops::RangeInclusive<u32> = 6..=40;
-/// No measure: only a way to end what hangs. It ends with the code of a signal, which no test
-/// expects.
+/// Not a measurement, only a way to end what hangs. It ends with the code of a signal, which no
+/// test expects.
 const PATIENCE: [&str; 4] = ["timeout", "--signal=KILL", "--preserve-status", "60"];
 
 /// Files with chunks of their own, some in packs, and an empty one, in directories.
@@ -30,7 +30,7 @@ fn make_source(source: &Path) {
     fs::write(source.join("deep/empty"), "").unwrap();
 }
 
-/// A command with a limit, which the shell sets; without one as it is.
+/// A command with a limit, which the shell sets; unchanged without one.
 fn limited(command: &Command, limit: Option<u32>) -> Command {
     let mut shell = Command::new(PATIENCE[0]);
     shell.args(&PATIENCE[1..]).args(["sh", "-c"]);
@@ -39,7 +39,7 @@ fn limited(command: &Command, limit: Option<u32>) -> Command {
     shell
 }
 
-/// What is said of `limit` by whoever has it, and nothing that is not so.
+/// Checks that `limit` is attributed to whoever has it, and that nothing false is said.
 fn assert_says_whose(said: &str, limit: u32, case: &str) {
     assert!(said.contains("ulimit -n"), "{case}: {said}");
     let told: Vec<&str> = said.split(" may have ").skip(1).filter_map(|rest| rest.split(' ').next()).collect();
@@ -69,7 +69,7 @@ fn try_both(case: &str, limit: u32, source: &Path, stored: &Path, mut moving: im
     assert_same(source, stored);
 }
 
-/// A transfer by way of ssh, of which one end has the limit.
+/// A transfer over ssh, one end of which has the limit.
 fn by_ssh(is_far: bool) {
     let room = tempfile::Builder::new().prefix("culvert-limits-").tempdir().unwrap();
     let (source, stored) = (room.path().join("source"), room.path().join("stored"));
@@ -100,14 +100,14 @@ fn by_ssh(is_far: bool) {
     }
 }
 
-/// It was "not found", a plain failure, or a part of the files; and the limit was said to be the
-/// near end's.
+/// Regression: it was "not found", a plain failure, or a part of the files; and the limit was said
+/// to be the near end's.
 #[test]
 fn a_far_end_with_few_descriptors_says_so() {
     by_ssh(true);
 }
 
-/// The ssh client was to be installed, a firewall to be opened, a journal to be removed.
+/// Regression: the advice was to install the ssh client, open a firewall, or remove a journal.
 #[test]
 fn a_near_end_with_few_descriptors_says_so() {
     by_ssh(false);
@@ -142,7 +142,7 @@ fn a_command_with_few_descriptors_says_so() {
 }
 
 /// Starts a node with a limit, runs `act` if it listens, and ends it. Returns what it said if it
-/// did not get so far.
+/// did not get that far.
 fn with_limited_node(pair: &Pair, limit: u32, act: impl FnOnce()) -> Option<Ran> {
     let (log, running) = (pair.path("limited.log"), pair.there.join("node.json"));
     let _ = fs::remove_file(&running);

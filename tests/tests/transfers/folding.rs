@@ -1,7 +1,7 @@
-//! Destinations whose file system takes different names for the same: by case, by how a letter is
+//! Destinations whose file system takes different names to be the same: by case, by how a letter is
 //! composed, by what it folds to.
 //!
-//! Two files of a transfer never become one in silence: either nothing is sent, or the second fails
+//! Two files of a transfer never silently become one: either nothing is sent, or the second fails
 //! by name.
 
 use std::fs;
@@ -29,7 +29,7 @@ impl Drop for Folding {
     }
 }
 
-/// ext4 with a directory that folds, where the kernel can.
+/// ext4 with a directory that folds, if the kernel supports it.
 fn ext4(room: &Path, mounted: &Path) -> Result<Folding, String> {
     if !is_root() {
         return Err("mounting a file system needs root".to_owned());
@@ -52,14 +52,14 @@ fn ext4(room: &Path, mounted: &Path) -> Result<Folding, String> {
     Ok(folding)
 }
 
-/// Runs a test with each destination that can be had here.
+/// Runs a test with each destination that is available here.
 fn on_each(test: impl Fn(&Pair)) {
     let room = || tempfile::Builder::new().prefix("culvert-test-").tempdir().unwrap();
     match folding_disk::missing() {
         Some(why) => eprintln!("skipped: {why}"),
         None => {
             let room = room();
-            // Declared before what is mounted in its room, it is removed after that.
+            // Declared before what is mounted in its room, so it is removed after that.
             let pair;
             let (there, shared) = (room.path().join("there"), room.path().join("shared"));
             let _folding = Folding::Fuse(FoldingDisk::new(&shared));
@@ -88,8 +88,7 @@ const PAIRS: [(&str, &str, bool); 6] = [
     ("File", "file", true),
     ("caf\u{e9}", "cafe\u{301}", true),
     ("stra\u{df}e", "STRASSE", true),
-    // The dotted capital I folds to a small one with a dot above it, the dotless small one to
-    // nothing else.
+    // Dotted capital I folds to a small i with a dot above it, dotless small i to nothing else.
     ("D\u{130}Z", "di\u{307}z", true),
     ("d\u{131}z", "diz", false),
     ("LARGE", "large", true),
@@ -133,7 +132,7 @@ fn of_two_names_that_a_file_system_folds_into_one_the_second_fails_by_name() {
     });
 }
 
-/// The second replaced the first, and both were said to be stored.
+/// Regression: the second replaced the first, and both were said to be stored.
 #[test]
 fn two_files_that_would_replace_the_same_are_refused_before_the_first_byte() {
     on_each(|pair| {
@@ -150,7 +149,7 @@ fn two_files_that_would_replace_the_same_are_refused_before_the_first_byte() {
             ran.exits(1).says("folds names");
             assert_eq!(contents(&pair.shared.join("in")), before);
         }
-        // One of each may replace what is there.
+        // One of each pair may replace what is there.
         for (_, second, folds) in PAIRS {
             if folds {
                 fs::remove_file(source.join(second)).unwrap();
@@ -167,7 +166,7 @@ fn two_files_that_would_replace_the_same_are_refused_before_the_first_byte() {
     });
 }
 
-/// They became one, with the files of both.
+/// Regression: they became one, with the files of both.
 #[test]
 fn two_directories_that_a_file_system_folds_into_one_are_refused() {
     on_each(|pair| {
@@ -181,7 +180,7 @@ fn two_directories_that_a_file_system_folds_into_one_are_refused() {
         let ran = pair.send(&source.join(""), "in", &["--retries", "0"]);
         ran.exits(1).says("another one of the transfer for the same");
         assert!(contents(&pair.shared).into_values().all(|item| item == Item::Directory));
-        // Once more, now that one of them is there.
+        // Again, now that one of them is there.
         pair.send(&source.join(""), "in", &["--retries", "0"]).exits(1).says("folds names");
         fs::remove_dir_all(source.join("dir")).unwrap();
         pair.send(&source.join(""), "in", &["--retries", "0"]).exits(0);

@@ -1,5 +1,5 @@
-//! Accounts with limits, and file systems with less than the usual: a transfer needs no more than
-//! it must, and what it cannot do fails by name.
+//! Accounts with limits, and file systems with less than usual: a transfer needs no more than it
+//! must, and what it cannot do fails by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ impl Room {
         sending
     }
 
-    /// Sends with a limit that holds for both ends, in the words of the shell's `ulimit`.
+    /// Sends with a limit that applies to both ends, in the words of the shell's `ulimit`.
     fn send_limited(&self, limit: &str, source: &Path) -> Ran {
         let sending = self.sending(source);
         let mut shell = Command::new("sh");
@@ -42,8 +42,8 @@ impl Room {
     }
 }
 
-/// Shared memory is a file to the kernel: both processes ended with a signal before anything was
-/// sent.
+/// Regression: shared memory is a file to the kernel, so both processes ended with a signal before
+/// anything was sent.
 #[test]
 fn a_limit_on_file_sizes_is_one_on_the_files_that_are_stored() {
     let room = Room::new(None);
@@ -54,7 +54,7 @@ fn a_limit_on_file_sizes_is_one_on_the_files_that_are_stored() {
     fs::write(source.join("small"), random.bytes(10_000)).unwrap();
     room.send_limited("-f 20000", &source.join("")).exits(0);
     assert_same(&source, &room.path("there"));
-    // POSIX's unit is 512 bytes, bash's 1,024: 30 MB are above the limit in both.
+    // POSIX's unit is 512 bytes, bash's 1,024: 30 MB exceed the limit in both.
     fs::remove_dir_all(room.path("there")).unwrap();
     fs::write(source.join("above"), random.bytes(30 << 20)).unwrap();
     let ran = room.send_limited("-f 20000", &source.join("")).exits(6);
@@ -72,7 +72,7 @@ fn a_limit_that_leaves_no_room_for_shared_memory_is_named() {
     assert!(ran.err.contains("ulimit -f"), "{}", ran.err);
 }
 
-/// More files were opened at once than the account may have open.
+/// Regression: more files were opened at once than the account may have open.
 #[test]
 fn with_few_descriptors_fewer_files_are_open_at_once() {
     let room = Room::new(None);
@@ -89,7 +89,7 @@ fn with_few_descriptors_fewer_files_are_open_at_once() {
     }
     room.send_limited("-n 128", &source.join("")).exits(0);
     assert_same(&source, &room.path("there"));
-    // What is to be compared is not kept open either.
+    // Files to be compared are not kept open either.
     for number in 0..150_u8 {
         fs::write(source.join(format!("one chunk {number}")), vec![number + 1; 1_100_000]).unwrap();
     }
@@ -103,8 +103,8 @@ fn with_few_descriptors_fewer_files_are_open_at_once() {
     assert_eq!(temporary_files(&room.path("there")), [] as [PathBuf; 0]);
 }
 
-/// Without a descriptor for the runtime's signals both commands panicked, and others said "Too many
-/// open files" and not whose.
+/// Regression: without a descriptor for the runtime's signals both commands panicked, and others
+/// said "Too many open files" but not whose.
 #[test]
 fn without_descriptors_a_command_says_that_and_whose_limit_it_is() {
     let room = Room::new(None);
@@ -126,7 +126,7 @@ fn without_descriptors_a_command_says_that_and_whose_limit_it_is() {
     }
 }
 
-/// Each was a plain failure with no more than the system's words, if it was not "not found".
+/// Regression: each was a plain failure with only the system's words, or even "not found".
 #[test]
 fn what_keeps_a_far_end_from_its_destination_is_told_by_kind_and_with_what_to_do() {
     for (error, code, remedy) in [
@@ -148,7 +148,7 @@ fn what_keeps_a_far_end_from_its_destination_is_told_by_kind_and_with_what_to_do
     }
 }
 
-/// A file system without locks was taken for one on which somebody else holds the lock.
+/// Regression: a file system without locks was taken for one on which somebody else holds the lock.
 #[test]
 fn a_state_directory_without_locks_is_used_without_them() {
     let no_flock = [env!("CARGO_BIN_EXE_culvert-refuses"), "flock=ENOSYS"];
@@ -157,7 +157,7 @@ fn a_state_directory_without_locks_is_used_without_them() {
     let ran: Ran = room.sending(&room.path("file")).output().unwrap().into();
     ran.exits(0);
     assert_eq!(fs::read_to_string(room.path("there")).unwrap(), "content");
-    // A second node is still kept off the state of the first.
+    // A second node is still kept away from the first one's state.
     let starting = |state: &Path| {
         let node = command(state, ["node", "--listen", "127.0.0.1:0", "--ports", "any"]);
         let mut without = Command::new(no_flock[0]);

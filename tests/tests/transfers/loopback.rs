@@ -9,7 +9,7 @@ use culvert_tests::program::{command, run};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{assert_same, assert_same_attributes, contents, make_flat, make_nasty, temporary_files};
 
-/// `-v` told phases only.
+/// Regression: `-v` reported only phases.
 #[test]
 fn verbose_tells_each_file_once_and_its_name_moves_no_cursor() {
     let pair = Pair::new();
@@ -41,7 +41,7 @@ fn verbose_tells_each_file_once_and_its_name_moves_no_cursor() {
             "{lines:?}"
         );
         assert!(lines.contains(&"evil\\n\\u{1b}[2Jname (1 B)".to_owned()), "{lines:?}");
-        // What is there already is not told.
+        // What is there already is not reported.
         assert_eq!(told(&["-v"]), [] as [String; 0]);
         let other = ["--overwrite", "always"];
         assert_eq!(told(&other), [] as [String; 0], "without -v");
@@ -86,7 +86,7 @@ fn the_same_again_has_nothing_to_do_and_a_changed_file_is_refused_or_replaced() 
     pair.send(&source.join(""), "in", &[]).exits(0);
     let again = pair.send(&source.join(""), "in", &[]).exits(0).json();
     assert_eq!((&again["files"]["skipped"], &again["verdict"]["limited_by"]), (&20.into(), &serde_json::Value::Null));
-    // Scripts that must know have a code of their own.
+    // Scripts that must know have an exit code for it.
     pair.send(&source.join(""), "in", &["--error-on-no-transfer"]).exits(9);
     fs::write(source.join("file-000003"), "changed").unwrap();
     pair.send(&source.join(""), "in", &[]).exits(1).says("file-000003");
@@ -98,8 +98,8 @@ fn the_same_again_has_nothing_to_do_and_a_changed_file_is_refused_or_replaced() 
     assert_eq!(always["files"]["stored"], 20);
 }
 
-/// Row 18: `--preserve` made a directory that was there, of mode 3770, one of mode 0777, under
-/// `--overwrite never`.
+/// Row 18: under `--overwrite never`, `--preserve` changed the mode of an existing directory from
+/// 3770 to 0777.
 #[test]
 fn directories_that_were_there_keep_their_modes() {
     let mode_of = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
@@ -118,12 +118,13 @@ fn directories_that_were_there_keep_their_modes() {
     assert_same(&source, &there);
     let modes = |there: &Path| ["kept", "new", "new/below"].map(|name| mode_of(&there.join(name)));
     assert_eq!(modes(&there), [0o3770, 0o711, 0o700]);
-    // The next transfer finds them all there, and leaves them as they are.
+    // The next transfer finds them all in place, and leaves them as they are.
     set_mode(&source.join("new"), 0o777);
     fs::write(source.join("new/another"), "another").unwrap();
     pair.send(&source.join(""), "in", &["--preserve"]).exits(0);
     assert_eq!(modes(&there), [0o3770, 0o711, 0o700]);
-    // Where what is there may be replaced its mode may, but for what says whose new files are.
+    // Where what is there may be replaced, so may its mode, except for what says whose new files
+    // are.
     fs::write(source.join("new/third"), "third").unwrap();
     pair.send(&source.join(""), "in", &["--preserve", "--overwrite", "changed"]).exits(0);
     assert_eq!(modes(&there), [0o3777, 0o777, 0o700]);
@@ -139,7 +140,7 @@ fn the_hash_is_what_b3sum_prints() {
     let expected = blake3::hash(&fs::read(&file).unwrap()).to_hex().to_string();
     assert_eq!(result["root_blake3"], expected);
     assert_eq!(fs::read(pair.shared.join("copy")).unwrap(), fs::read(&file).unwrap());
-    // Of several files: the hash of b3sum's listing.
+    // For several files: the hash of b3sum's listing.
     let directory = pair.path("directory");
     make_flat(&directory, 5, 3 << 20, &mut Random::new(6));
     let result = pair.send(&directory.join(""), "several", &[]).exits(0).json();

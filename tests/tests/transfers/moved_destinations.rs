@@ -1,5 +1,5 @@
-//! Somebody moves the directory that a transfer stores in: the transfer does not say that files are
-//! where they are not.
+//! Somebody moves the directory that a transfer stores in: the transfer does not claim that files
+//! are where they are not.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -52,7 +52,7 @@ fn a_destination_that_is_moved_meanwhile_is_not_called_stored() {
         assert!(ran.code == 1 && ran.err.contains("was moved or removed"), "{verb}: {ran:?}");
         assert!(ran.err.contains(there.to_str().unwrap()), "{verb}: {ran:?}");
         assert_eq!(fs::read_dir(&there).unwrap().count(), 0, "{verb}");
-        // Nothing of it is lost: back in its place it is what the same command finds.
+        // Nothing of it is lost: once it is back in its place, the same command finds it.
         assert_same(&source, &moved);
         fs::remove_dir(&there).unwrap();
         fs::rename(&moved, &there).unwrap();

@@ -1,5 +1,5 @@
-//! Sources as people name them: symlinks, many of them, the same twice, and several with
-//! directories of one name.
+//! Sources as people name them: symlinks, many of them, the same one twice, and several with
+//! directories of the same name.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -17,7 +17,7 @@ struct Room {
     far: FarEnd,
 }
 
-/// Which end asks.
+/// Whether the near end pushes or fetches.
 const DIRECTIONS: [bool; 2] = [true, false];
 
 impl Room {
@@ -31,7 +31,7 @@ impl Room {
         self.room.path().join(name)
     }
 
-    /// A transfer that begins in the room, after the shell was told something.
+    /// A transfer that starts in the room, after the shell has run something.
     fn command(&self, shell: &str, is_push: bool, sources: &[&str], to: &str, options: &[&str]) -> Command {
         let asked = self.far.command(&self.path("near"), if is_push { "send" } else { "get" }, options);
         let mut command = Command::new("sh");
@@ -70,7 +70,7 @@ impl Room {
     }
 }
 
-/// `latest` was stored as `run-0042`.
+/// Regression: `latest` was stored as `run-0042`.
 #[test]
 fn a_symlink_that_is_a_source_is_followed_and_keeps_its_name() {
     for is_push in DIRECTIONS {
@@ -89,13 +89,13 @@ fn a_symlink_that_is_a_source_is_followed_and_keeps_its_name() {
         assert!(fs::symlink_metadata(room.path("there/latest")).unwrap().is_dir());
         assert!(fs::symlink_metadata(room.path("there/latest.tar")).unwrap().is_file());
         assert!(fs::read(room.path("there/latest.tar")).unwrap() == fs::read(room.path("disk/release.tar")).unwrap());
-        // A single file has its own name too, unless the destination says another.
+        // A single file keeps its own name too, unless the destination gives another.
         room.transfer(is_push, &["latest.tar"], "there/", &[]).exits(0);
         fs::create_dir(room.path("single")).unwrap();
         room.transfer(is_push, &["latest.tar"], "single", &[]).exits(0);
         room.transfer(is_push, &["latest.tar"], "single/copy", &[]).exits(0);
         assert_eq!(room.names("single"), ["copy", "latest.tar"]);
-        // With a slash it is its contents.
+        // With a slash, its contents are meant.
         room.transfer(is_push, &["latest/"], "contents", &[]).exits(0);
         assert_same(&room.path("disk/run-0042"), &room.path("contents"));
         let ran = room.transfer(is_push, &["latest.tar", "missing"], "there", &[]).exits(3);
@@ -103,7 +103,7 @@ fn a_symlink_that_is_a_source_is_followed_and_keeps_its_name() {
     }
 }
 
-/// One pipe among them had all refused.
+/// Regression: one pipe among them caused all of them to be refused.
 #[test]
 fn of_several_sources_those_that_cannot_be_sent_are_left_out_by_name() {
     for is_push in DIRECTIONS {
@@ -126,7 +126,7 @@ fn of_several_sources_those_that_cannot_be_sent_are_left_out_by_name() {
             assert_eq!(left, [(Some("pipe"), special), (Some("socket"), special), (Some("to-socket"), special)]);
         }
         assert_eq!(room.names("there"), ["a", "d", "d/b"]);
-        // Alone there is nothing else to be sent.
+        // Alone, there is nothing else to send.
         for name in ["pipe", "e/socket", "to-socket"] {
             let ran = room.transfer(is_push, &[name], "nowhere", &[]).exits(1);
             assert!(ran.err.contains("neither a file nor a directory"), "{}", ran.err);
@@ -134,7 +134,7 @@ fn of_several_sources_those_that_cannot_be_sent_are_left_out_by_name() {
     }
 }
 
-/// One that a pattern matched was stored, and one that was named was not found.
+/// Regression: one that a pattern matched was stored, and one that was named was not found.
 #[test]
 fn a_symlink_that_leads_nowhere_is_no_source_whether_named_or_matched() {
     let room = Room::new();
@@ -147,7 +147,7 @@ fn a_symlink_that_leads_nowhere_is_no_source_whether_named_or_matched() {
         for sources in [&["in/gone.fits"][..], &["in/a.fits", "in/gone.fits"]] {
             room.transfer(is_push, sources, "named", &["--retries", "0"]).exits(3);
         }
-        // In a directory a symlink is what is sent, wherever it leads below it.
+        // In a directory a symlink itself is sent, wherever below the directory it leads.
         let to = format!("inside-{is_push}");
         let result = room.transfer(is_push, &["in/"], &to, &[]).exits(6).json();
         assert_eq!(result["error_count"], 1, "{result}");
@@ -161,7 +161,7 @@ fn a_symlink_that_leads_nowhere_is_no_source_whether_named_or_matched() {
     assert!(!room.path("named").exists() && !room.path("none").exists());
 }
 
-/// What is sent is what it led to at the beginning, whole.
+/// What is sent is what it led to at the beginning, complete.
 #[test]
 fn a_symlink_that_leads_elsewhere_meanwhile_switches_no_trees() {
     for is_push in DIRECTIONS {
@@ -175,7 +175,7 @@ fn a_symlink_that_leads_elsewhere_meanwhile_switches_no_trees() {
         wait_for("the first file", || room.path("there/latest").exists().then_some(()));
         fs::remove_file(room.path("latest")).unwrap();
         symlink("run-2", room.path("latest")).unwrap();
-        assert!(child.try_wait().unwrap().is_none(), "it is still at it");
+        assert!(child.try_wait().unwrap().is_none(), "it has ended already");
         assert!(child.wait().unwrap().success());
         assert_same(&room.path("run-1"), &room.path("there/latest"));
     }
@@ -197,7 +197,7 @@ fn what_is_no_name_means_the_contents() {
     assert_same(&room.path("w"), &room.path("above"));
 }
 
-/// A partner's symlink is followed no further than it might have asked itself.
+/// A partner's symlink is followed no further than the partner could have asked for itself.
 #[test]
 fn a_node_follows_a_symlink_that_is_named_and_stays_in_what_it_permits() {
     let pair = Pair::new();
@@ -227,7 +227,7 @@ fn a_node_follows_a_symlink_that_is_named_and_stays_in_what_it_permits() {
     assert!(!pair.path("refused").exists());
 }
 
-/// Each source took two descriptors.
+/// Regression: each source took two descriptors.
 #[test]
 fn thousands_of_sources_need_few_descriptors() {
     let room = Room::new();
@@ -250,7 +250,7 @@ fn thousands_of_sources_need_few_descriptors() {
     }
 }
 
-/// It was a collision of the directory with itself.
+/// Regression: it was a collision of the directory with itself.
 #[test]
 fn directories_of_one_name_are_merged() {
     for is_push in DIRECTIONS {
@@ -325,7 +325,7 @@ fn what_is_named_twice_is_sent_once() {
     }
 }
 
-/// The request would not fit into a message.
+/// Regression: the request would not fit into a message.
 #[test]
 fn more_sources_than_a_request_can_name_are_refused_with_a_sentence() {
     let room = Room::new();
@@ -337,7 +337,7 @@ fn more_sources_than_a_request_can_name_are_refused_with_a_sentence() {
     assert!(!Path::new(&room.path("there")).exists());
 }
 
-/// A node took two megabytes, and said so in no sentence.
+/// Regression: a node accepted two megabytes, and did not say so in a sentence.
 #[test]
 fn a_node_takes_many_names_and_says_when_they_are_too_many() {
     let pair = Pair::new();
@@ -347,7 +347,7 @@ fn a_node_takes_many_names_and_says_when_they_are_too_many() {
     let directory = pair.path("directory/with/a/name/that/takes/some/room");
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("f"), "f").unwrap();
-    // The kernel takes so many words of a command line; each grows by the working directory.
+    // The kernel accepts this many words on a command line; each grows by the working directory.
     let send = |count: usize| -> Ran {
         let mut sending = pair.command(&pair.here, ["send", "--json"]);
         sending.args(vec!["f"; count]).arg(format!("second:{}/", pair.shared.display()));

@@ -1,8 +1,8 @@
-//! Directories that an earlier transfer has left read-only: the next one opens those that it stores
-//! in, and leaves them as they were.
+//! Directories that an earlier transfer left read-only: the next one opens those that it stores in,
+//! and leaves them as they were.
 //!
-//! Root may write everywhere, so the program runs as an account without rights where the tests do
-//! not.
+//! Root may write everywhere, so the program runs under an unprivileged account unless the tests
+//! do.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
@@ -33,7 +33,7 @@ impl Account {
         }
         let room = tempfile::Builder::new().prefix("culvert-read-only-").tempdir().unwrap();
         let far = FarEnd::new(room.path(), None);
-        // Where the build lies, that account may not be able to go.
+        // That account may not be able to reach the build.
         let program = room.path().join("culvert");
         // By another process: a descriptor that this one writes with would be inherited by what
         // other tests start meanwhile.
@@ -81,7 +81,7 @@ impl Account {
         self.sending("source", options).output().unwrap().into()
     }
 
-    /// A source whose directory `ro` is read-only, sent.
+    /// Makes a source whose directory `ro` is read-only, and sends it.
     fn send_first(&self) {
         let source = self.path("source");
         fs::create_dir_all(source.join("ro/in/ner")).unwrap();
@@ -95,7 +95,7 @@ impl Account {
         assert_eq!(mode_of(&self.path("there/ro")), 0o555);
     }
 
-    /// Makes what is read-only in the source so; inner directories first.
+    /// Makes the source's read-only directories read-only again; inner ones first.
     fn close(&self, source: &Path) {
         self.give(source);
         for (name, mode) in [("ro/untouched", 0o555), ("ro/in/ner", 0o500), ("ro/in", 0o555), ("ro", 0o555)] {
@@ -107,7 +107,7 @@ impl Account {
         sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Begins to send a large file into `ro`, slowly, and waits until it has come so far that `ro`
+    /// Starts sending a large file into `ro`, slowly, and waits until it has got so far that `ro`
     /// is open.
     fn spawn_slowly(&self) -> Child {
         fs::write(self.path("source/ro/large"), Random::new(21).bytes(24 << 20)).unwrap();
@@ -136,14 +136,14 @@ fn changed(path: &Path) -> (i64, i64) {
     (stat.ctime(), stat.ctime_nsec())
 }
 
-/// A new file in such a directory failed.
+/// Regression: a new file in such a directory failed.
 #[test]
 fn a_read_only_directory_takes_what_is_new_and_is_read_only_again() {
     let Some(account) = Account::new() else { return };
     account.send_first();
     let (source, there) = (account.path("source"), account.path("there"));
     let untouched = changed(&there.join("ro/untouched"));
-    // As root in these tests, as the owner otherwise.
+    // As root if the tests run as root, as the owner otherwise.
     for name in ["ro", "ro/in", "ro/in/ner"] {
         set_mode(&source.join(name), 0o755);
     }
@@ -160,7 +160,7 @@ fn a_read_only_directory_takes_what_is_new_and_is_read_only_again() {
     let modes = ["ro", "ro/in", "ro/in/ner", "ro/untouched"].map(|name| mode_of(&there.join(name)));
     assert_eq!(modes, [0o555, 0o555, 0o500, 0o555]);
     assert_eq!(changed(&there.join("ro/untouched")), untouched, "nothing was stored in it");
-    // What may be replaced is, and the directories get the source's modes.
+    // What may be replaced is replaced, and the directories get the source's modes.
     for name in ["ro", "ro/in"] {
         set_mode(&source.join(name), 0o755);
     }
@@ -174,7 +174,7 @@ fn a_read_only_directory_takes_what_is_new_and_is_read_only_again() {
     assert_eq!(temporary_files(&there), [] as [PathBuf; 0]);
 }
 
-/// One that may be listed and not searched was not opened.
+/// Regression: one that may be listed but not searched was not opened.
 #[test]
 fn a_directory_that_may_not_be_searched_takes_what_is_new_and_is_closed_again() {
     let Some(account) = Account::new() else { return };
@@ -206,7 +206,7 @@ fn without_preserve_a_read_only_directory_stays_closed() {
     assert_eq!(changed(&account.path("there/ro")), before);
 }
 
-/// Nobody is there any more to close it but the next attempt, whatever that one is to keep.
+/// Only the next attempt is left to close it, whatever that one is to keep.
 #[test]
 fn what_a_killed_transfer_has_opened_the_next_one_closes() {
     for options in [&["--preserve"][..], &[]] {
@@ -223,7 +223,7 @@ fn what_a_killed_transfer_has_opened_the_next_one_closes() {
     }
 }
 
-/// A host that is shut down ends its processes so, and a login session its own.
+/// This is how a host that shuts down ends its processes, and a login session its own.
 #[test]
 fn a_far_end_that_is_ended_closes_what_it_has_opened() {
     for signal in [Signal::TERM, Signal::HUP].into_iter().filter(|&signal| is_heeded(signal)) {
@@ -236,7 +236,7 @@ fn a_far_end_that_is_ended_closes_what_it_has_opened() {
     }
 }
 
-/// Also if there is nothing to be stored in it any more, nor the directory itself in the source.
+/// Even if there is nothing left to store in it, and the source no longer has the directory itself.
 #[test]
 fn what_a_killed_transfer_has_opened_is_closed_though_the_source_has_it_no_more() {
     let Some(account) = Account::new() else { return };
@@ -248,8 +248,7 @@ fn what_a_killed_transfer_has_opened_is_closed_though_the_source_has_it_no_more(
     fs::write(account.path("source/open/new"), "new").unwrap();
     account.give(&account.path("source"));
     account.send(&["--preserve"]).exits(0);
-    // The journal is another one where the top names are others, and of another transfer; it knows
-    // `open/file`.
+    // With other top names the journal is another one, of another transfer; it knows `open/file`.
     assert_eq!(mode_of(&account.path("there/ro")), 0o555);
 }
 
@@ -286,7 +285,7 @@ fn who_interrupts_a_fetch_or_closes_its_terminal_finds_directories_closed() {
     }
 }
 
-/// One that ends closes the directory while the other stores in it.
+/// One that ends closes the directory while the other is storing in it.
 #[test]
 fn two_transfers_into_one_read_only_directory_do_not_shut_each_other_out() {
     let Some(account) = Account::new() else { return };
@@ -314,7 +313,7 @@ fn two_transfers_into_one_read_only_directory_do_not_shut_each_other_out() {
     wait_for("a partial file", || (!temporary_files(&account.path("there")).is_empty()).then_some(()));
     let ran: Ran = sending(&fast, "fast", &["--preserve"]).output().unwrap().into();
     ran.exits(0);
-    assert!(child.try_wait().unwrap().is_none(), "the slow one is still at it");
+    assert!(child.try_wait().unwrap().is_none(), "the slow one has ended already");
     assert!(child.wait().unwrap().success());
     for name in ["slow", "fast"] {
         for file in 0..8 {

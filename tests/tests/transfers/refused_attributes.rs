@@ -1,5 +1,6 @@
-//! Destinations that take bytes and refuse modes or times: CIFS, exFAT, object stores under FUSE,
-//! files of another owner. What is whole and verified is stored, and it is said what was not kept.
+//! Destinations that accept bytes but refuse modes or times: CIFS, exFAT, object stores under FUSE,
+//! files of another owner. What is complete and verified is stored, and what was not kept is
+//! reported.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,7 +25,7 @@ struct Room {
 }
 
 impl Room {
-    /// At the far end some calls are refused.
+    /// Some calls are refused at the far end.
     fn refusing(refused: &str) -> Self {
         let room = tempfile::Builder::new().prefix("culvert-refused-").tempdir().unwrap();
         let far = FarEnd::new(room.path(), Some(Path::new(&format!("{REFUSES} {refused}"))));
@@ -41,8 +42,8 @@ impl Room {
     }
 }
 
-/// A large file, small ones, an empty one, a directory that is new and of small files only, and a
-/// symlink: 25 that have attributes.
+/// A large file, small ones, an empty one, a new directory with small files only, and a symlink: 25
+/// of them have attributes.
 fn make_tree(root: &Path) {
     make_flat(&root.join("directory"), 20, 5_000, &mut Random::new(14));
     fs::write(root.join("large"), Random::new(15).bytes(9 << 20)).unwrap();
@@ -53,7 +54,7 @@ fn make_tree(root: &Path) {
 }
 const WITH_ATTRIBUTES: u64 = 25;
 
-/// Such files were thrown away after all their bytes had moved.
+/// Regression: such files were thrown away after all their bytes had moved.
 #[test]
 fn whole_files_are_stored_where_modes_and_times_are_refused() {
     for (refused, code, text) in [
@@ -68,7 +69,7 @@ fn whole_files_are_stored_where_modes_and_times_are_refused() {
         let room = Room::refusing(refused);
         let source = room.path("source");
         make_tree(&source);
-        // The modes that they are made with are none of these.
+        // They are not created with any of these modes.
         for name in ["large", "small", "empty", "directory", "empty directory"] {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
             fs::set_permissions(source.join(name), mode).unwrap();
@@ -77,7 +78,7 @@ fn whole_files_are_stored_where_modes_and_times_are_refused() {
         assert_same(&source, &room.path("there"));
         assert_eq!(temporary_files(&room.path("there")), [] as [PathBuf; 0]);
         assert_eq!((&result["state"], &result["error_count"]), (&"succeeded".into(), &0.into()), "{result}");
-        // A refused mode that the file happens to have is none.
+        // A refused mode that the file happens to have does not count.
         let most = if code == "mode" { 5..=WITH_ATTRIBUTES } else { WITH_ATTRIBUTES..=WITH_ATTRIBUTES };
         assert!(most.contains(&result["warning_count"].as_u64().unwrap()), "{result}");
         let warnings = result["warnings"].as_array().unwrap();
@@ -129,7 +130,7 @@ fn what_is_replaced_by_its_differences_is_stored_too() {
     assert!(fs::read(room.path("there")).unwrap() == bytes);
 }
 
-/// An error of the disk is one.
+/// A disk error is a real error.
 #[test]
 fn what_cannot_be_made_durable_is_not_stored() {
     let room = Room::refusing("fsync=EIO");
@@ -178,7 +179,7 @@ fn a_node_says_it_to_its_partner_and_in_its_log() {
     let id = result["transfer"].as_str().unwrap();
     let said = format!("transfer {id} with first: attributes of {WITH_ATTRIBUTES} files were not kept: first: ");
     wait_for("a line in the log", || node.log().contains(&said).then_some(()));
-    // And it stays with the record of the transfer.
+    // And it stays in the transfer's record.
     let shown = pair.run(&pair.there, ["transfer", "show", id]).exits(0);
     assert!(shown.out.contains("were not kept"), "{}", shown.out);
 }
@@ -218,8 +219,8 @@ fn a_partner_of_an_older_version_is_not_told_and_the_log_is() {
     }
 }
 
-/// With another time than the source's, a file that an earlier attempt stored was taken for
-/// somebody else's.
+/// Regression: with another time than the source's, a file that an earlier attempt had stored was
+/// taken for somebody else's.
 #[test]
 fn an_interrupted_transfer_goes_on_where_times_are_refused() {
     let room = Room::refusing("utimensat=EPERM");
@@ -229,8 +230,8 @@ fn an_interrupted_transfer_goes_on_where_times_are_refused() {
     let mut sending = room.far.command(&room.path("near"), "send", &["--rate", "60M", "--retries", "0"]);
     sending.arg(source.join("")).arg(FarEnd::place(&room.path("there")));
     let mut child = sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // All of the small ones: of one that has its name and is not noted yet nobody knows whose it
-    // is.
+    // All of the small ones: for one that has its name but is not yet journaled, nobody knows whose
+    // it is.
     let are_journaled = || {
         let journals = culvert_tests::journals::journals(&room.path("far"));
         let is_done = culvert_tests::journals::is_done;
@@ -241,7 +242,7 @@ fn an_interrupted_transfer_goes_on_where_times_are_refused() {
     child.wait().unwrap();
     let result = room.send(&source.join(""), &[]).exits(0).json();
     assert!(result["resumed_bytes"].as_u64().unwrap() > 0, "{result}");
-    assert_eq!(result["warning_count"], 31, "those of the earlier attempt are told too: {result}");
+    assert_eq!(result["warning_count"], 31, "those of the earlier attempt are reported too: {result}");
     assert_same(&source, &room.path("there"));
 }
 

@@ -1,4 +1,4 @@
-//! Any of the four processes dies at any moment; the transfer goes on where it stopped.
+//! Any of the four processes dies at any moment; the transfer continues where it stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use culvert_tests::program::{Ran, command};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{assert_same, is_temporary, make_flat, make_nasty, temporary_files};
 
-/// Slow enough that a kill meets the transfer under way: the tree takes some three seconds.
+/// Slow enough that a kill hits the transfer while it is under way: the tree takes about three
+/// seconds.
 const RATE: &str = "250M";
 
 fn make_tree(root: &Path, random: &mut Random) {
@@ -52,7 +53,7 @@ enum Victim {
     ReceiverDataPlane,
 }
 
-/// One transfer, one death, and the end.
+/// One transfer, one death, and the outcome.
 fn round(victim: Victim, seed: u64) {
     let mut random = Random::new(seed);
     let pair = Pair::new();
@@ -141,7 +142,7 @@ fn what_was_stored_is_not_sent_again() {
     wait_for("chunks in the journal", journaled);
     kill(child.id());
     finish(child);
-    assert!(!pair.shared.join("copy").exists(), "a file has its name before it is whole");
+    assert!(!pair.shared.join("copy").exists(), "a file has its name before it is complete");
     assert_eq!(temporary_files(&pair.shared).len(), 1);
     let result = finish(send("4G")).exits(0).json();
     let resumed = result["resumed_bytes"].as_u64().unwrap();
@@ -175,7 +176,7 @@ fn stored_bytes_that_were_damaged_are_sent_again() {
     kill(child.id());
     finish(child);
     let partial = pair.shared.join(&temporary_files(&pair.shared)[0]);
-    // Whatever chunk comes first has been stored; a bit of it turns.
+    // Whichever chunk comes first has been stored; one of its bits is flipped.
     let damaged = fs::File::options().read(true).write(true).open(partial).unwrap();
     let mut byte = [0];
     damaged.read_exact_at(&mut byte, 100).unwrap();
@@ -184,8 +185,8 @@ fn stored_bytes_that_were_damaged_are_sent_again() {
     assert!(fs::read(pair.shared.join("copy")).unwrap() == fs::read(&source).unwrap());
 }
 
-/// More reads ended at once than a lane looked after in a turn, one was lost, and the transfer
-/// hung: holes are read without a disk.
+/// Regression: more reads ended at once than a lane handled in one turn, one was lost, and the
+/// transfer hung: holes are read without a disk.
 #[test]
 fn many_holes_that_were_stored_are_proved_at_once() {
     let pair = Pair::new();
@@ -194,14 +195,14 @@ fn many_holes_that_were_stored_are_proved_at_once() {
     fs::create_dir(&source).unwrap();
     let sparse = fs::File::create(source.join("1-sparse")).unwrap();
     sparse.set_len(256 << 20).unwrap();
-    // Long enough under way that the holes before it are in the journal.
+    // Under way long enough that the holes before it are in the journal.
     std::os::unix::fs::FileExt::write_all_at(&sparse, &Random::new(6).bytes(24 << 20), 232 << 20).unwrap();
     fs::write(source.join("2-small"), "small").unwrap();
     let destination = format!("second:{}", pair.shared.join("in").display());
     let begin = |options: &[&str]| {
         let mut sending = command(&pair.here, ["send", "--json", "--cores", "0"]);
         sending.args(options).arg(source.join("")).arg(&destination);
-        // Should it hang, it ends.
+        // If it hangs, it ends.
         sending.env("CULVERT_PATIENCE", "20").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let child = begin(&["--rate", "40M"]);
@@ -211,7 +212,7 @@ fn many_holes_that_were_stored_are_proved_at_once() {
     });
     kill(child.id());
     finish(child);
-    // Each flow has several chunks proved ahead.
+    // Each flow has several chunks proven ahead.
     let result = finish(begin(&["--flows", "8", "--retries", "0"])).exits(0).json();
     assert!(result["resumed_bytes"].as_u64().unwrap() >= 200 << 20, "{result}");
     check(&pair, &source);
@@ -327,7 +328,7 @@ fn a_directory_that_was_being_filled_when_the_node_died_is_removed_even_if_its_s
     assert_eq!(fs::read(destination.join("stays")).unwrap(), b"here");
 }
 
-/// The root of a directory of files, as a receipt has it.
+/// The root of a directory of files, as in a receipt.
 fn root_of(directory: &Path) -> String {
     let mut names: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
@@ -339,17 +340,17 @@ fn root_of(directory: &Path) -> String {
     listing.finalize().to_hex().to_string()
 }
 
-/// Partners in memory: to make all of a disk durable takes as long as others have written to it,
-/// and before that no small file is called stored.
+/// Partners in memory: making a whole disk durable takes as long as others have written to it, and
+/// until then no small file is called stored.
 fn pair_in_memory() -> Pair {
     let room = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let (there, shared) = (room.path().join("there"), room.path().join("shared"));
     Pair::with(room, there, shared)
 }
 
-/// An attempt that stores small files, and a large one as a rule, and dies with another one half
-/// there: which of the large ones is opened first is chance. It is so slow that also a busy disk
-/// has got that far before all has come. Returns how many files it stored.
+/// An attempt that stores small files, and usually a large one, and dies with another one half
+/// done: which of the large ones is opened first is chance. It is so slow that even a busy disk has
+/// got that far before everything has arrived. Returns how many files it stored.
 fn interrupt_with_some_stored(pair: &Pair, source: &Path, options: &[&str]) -> usize {
     let destination = format!("second:{}", pair.shared.join("in").display());
     let mut sending = command(&pair.here, ["send", "--json", "--retries", "0", "--rate", "40M"]);
@@ -371,10 +372,10 @@ fn interrupt_with_some_stored(pair: &Pair, source: &Path, options: &[&str]) -> u
     journals(&pair.there).iter().map(|(_, records)| done(records)).sum()
 }
 
-/// More than a pack takes.
+/// More than fits into a pack.
 const WHOLE_BYTES: usize = 1_200_000;
 
-/// Whether some of a file is stored, and not all of it.
+/// Whether part of a file is stored, but not all of it.
 fn has_file_half_there(records: &[Record]) -> bool {
     let named = |record: &Record| match record {
         Record::Begun { name, .. } => Some(*name),
@@ -394,7 +395,8 @@ fn make_small_and_large(source: &Path, random: &mut Random) {
     fs::write(source.join("h-half"), random.bytes(24 << 20)).unwrap();
 }
 
-/// What was stored without a hash was left out of what is signed, as if it had been there before.
+/// Regression: what was stored without a hash was left out of what is signed, as if it had been
+/// there before.
 #[test]
 fn what_was_stored_without_a_hash_is_signed_by_the_hash_of_what_is_stored() {
     for policy in ["never", "changed", "content", "always"] {
@@ -402,7 +404,7 @@ fn what_was_stored_without_a_hash_is_signed_by_the_hash_of_what_is_stored() {
         let _node = pair.start();
         let source = pair.path("source");
         make_small_and_large(&source, &mut Random::new(11));
-        // To compare contents takes hashes.
+        // Comparing contents requires hashes.
         let first_policy = if policy == "content" { "changed" } else { policy };
         interrupt_with_some_stored(&pair, &source, &["--checksum", "none", "--overwrite", first_policy]);
         let options = ["--checksum", "blake3", "--overwrite", policy, "--retries", "5"];
@@ -410,13 +412,13 @@ fn what_was_stored_without_a_hash_is_signed_by_the_hash_of_what_is_stored() {
         check(&pair, &source);
         assert_eq!(result["root_blake3"], root_of(&pair.shared.join("in")), "{policy}: {result}");
         assert_eq!((&result["files"]["stored"], &result["files"]["skipped"]), (&7.into(), &0.into()), "{policy}");
-        // No hash proves it, so nothing of it went on from where it was.
+        // No hash proves it, so none of it was continued from where it was.
         let resumed = result["resumed_bytes"].as_u64().unwrap();
         assert!(resumed <= WHOLE_BYTES as u64, "{policy}: {resumed} bytes count as resumed, and were sent");
     }
 }
 
-/// Files that somebody has touched since are nobody's who sends: a policy decides about them.
+/// Files that somebody has touched since belong to no sender: a policy decides about them.
 #[test]
 fn what_was_stored_without_a_hash_and_changed_since_is_not_replaced_unless_it_may_be() {
     let pair = pair_in_memory();
@@ -444,7 +446,7 @@ fn what_was_stored_with_a_hash_goes_on_in_a_transfer_without() {
         let options = ["--checksum", "none", "--overwrite", policy, "--retries", "5"];
         let result = pair.send(&source.join(""), "in", &options).exits(0).json();
         check(&pair, &source);
-        assert_eq!(result["root_blake3"], "", "{policy}: it says a hash that nobody computed");
+        assert_eq!(result["root_blake3"], "", "{policy}: it reports a hash that nobody computed");
         assert_eq!(result["files"]["stored"], 7, "{policy}: {stored} were stored before: {result}");
     }
 }

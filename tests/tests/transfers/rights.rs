@@ -1,7 +1,7 @@
-//! What the accounts of both ends may not read or write is told before the first byte moves, by a
-//! dry run as by the transfer.
+//! What the accounts of both ends may not read or write is reported before the first byte moves, by
+//! a dry run as well as by the transfer.
 //!
-//! Root may do everything, so one end runs as an account without rights.
+//! Root may do everything, so one end runs under an unprivileged account.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -16,7 +16,7 @@ use serde_json::Value;
 const NOBODY: u32 = 65_534;
 const AS_NOBODY: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups";
 
-/// A far end that runs as an account without rights.
+/// A far end that runs under an unprivileged account.
 struct Room {
     room: tempfile::TempDir,
     far: FarEnd,
@@ -29,12 +29,12 @@ impl Room {
             return None;
         }
         let room = tempfile::Builder::new().prefix("culvert-rights-").tempdir().unwrap();
-        // Started by nobody it is nobody already.
+        // If started by nobody, it is nobody already.
         let wrapper = room.path().join("as-nobody");
         fs::write(&wrapper, format!("#!/bin/sh\n[ $(id -u) = 0 ] && exec {AS_NOBODY} \"$@\"\nexec \"$@\"\n")).unwrap();
         set_mode(&wrapper, 0o755);
         let far = FarEnd::new(room.path(), Some(&wrapper));
-        // Where the build lies, that account may not be able to go.
+        // That account may not be able to reach the build.
         assert!(Command::new("cp").arg(culvert()).arg(room.path().join("culvert")).status().unwrap().success());
         set_mode(room.path(), 0o755);
         let made = Self { room, far };
@@ -59,13 +59,13 @@ impl Room {
         chown(self.path(name), Some(owner), Some(owner)).unwrap();
     }
 
-    /// By root here, and nobody there.
+    /// Run by root here, and by nobody there.
     fn run(&self, verb: &str, options: &[&str], paths: &[String]) -> Ran {
         let mut command = self.far.command_that_starts(&self.path("culvert"), &self.path("near"), verb, options);
         command.args(paths).env("HOME", self.path("open")).stdin(Stdio::null()).output().unwrap().into()
     }
 
-    /// By nobody at both ends.
+    /// Run by nobody at both ends.
     fn run_as_nobody(&self, verb: &str, options: &[&str], paths: &[String]) -> Ran {
         let program = self.path("culvert");
         let asked = self.far.command_that_starts(&program, &self.path("near-of-nobody"), verb, options);
@@ -88,7 +88,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Refused before anything was sent: by a dry run and by the transfer.
+/// Asserts that it is refused before anything is sent: by a dry run and by the transfer.
 fn refused(run: impl Fn(&[&str]) -> Ran, texts: &[&str]) {
     for options in [&["--dry-run"][..], &[]] {
         let ran = run(options).exits(4);
@@ -99,16 +99,16 @@ fn refused(run: impl Fn(&[&str]) -> Ran, texts: &[&str]) {
     }
 }
 
-/// A dry run foretold that everything would be sent; a single file was sent whole and then ended
-/// with 6.
+/// Regression: a dry run foretold that everything would be sent; a single file was sent whole and
+/// then ended with 6.
 #[test]
 fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     let Some(room) = Room::new() else { return };
     let closed = room.here("closed");
     let may_not = ["the account nobody may not write to", closed.as_str()];
     let cases = [
-        // A directory, a file, a file of another name, and contents for a directory that is to be
-        // made.
+        // A directory, a file, a file under another name, and contents for a directory that is to
+        // be created.
         ("source", "closed"),
         ("source/a", "closed"),
         ("source/a", "closed/renamed"),
@@ -117,7 +117,7 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     ];
     for (source, destination) in cases {
         refused(|options| room.run("send", options, &[room.here(source), room.there(destination)]), &may_not);
-        // This end receives: nobody's.
+        // Here this end, which is nobody's, receives.
         let fetch =
             |options: &[&str]| room.run_as_nobody("get", options, &[room.there(source), room.here(destination)]);
         refused(fetch, &may_not);
@@ -130,8 +130,8 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     );
 }
 
-/// What may be entered and not read was refused on the way, although mkdir(1) passes through it,
-/// and a dry run said that it may be used.
+/// Regression: a directory that may be entered but not read was refused on the way, although
+/// mkdir(1) passes through it, and a dry run said that it could be used.
 #[test]
 fn a_directory_on_the_way_need_not_be_readable() {
     let Some(room) = Room::new() else { return };
@@ -151,13 +151,13 @@ fn a_directory_on_the_way_need_not_be_readable() {
             fs::remove_file(room.path(stored)).unwrap();
         }
     }
-    // Where something is made need not be readable either.
+    // The directory in which something is created need not be readable either.
     set_mode(&room.path("closed"), 0o733);
     let into = [room.here("source/"), room.there("closed/in")];
     room.run("send", &["--dry-run"], &into).exits(0);
     room.run("send", &[], &into).exits(0);
     assert_eq!(fs::read(room.path("closed/in/a")).unwrap(), b"a");
-    // Where files are stored has to be; the one that keeps this account out is named.
+    // Where files are stored it must be; the directory that keeps this account out is named.
     for (mode, action, destination) in [(0o733, "read", "closed/new"), (0o700, "enter", "closed/mine/new")] {
         set_mode(&room.path("closed"), mode);
         let named = format!("the account nobody may not {action} {}\n", room.here("closed"));
@@ -166,7 +166,7 @@ fn a_directory_on_the_way_need_not_be_readable() {
     }
 }
 
-/// What is the same already, or goes into directories that are open, needs no right in the
+/// What is the same already, or goes into directories that are open, needs no rights in the
 /// destination itself.
 #[test]
 fn only_what_is_to_be_made_needs_rights() {
@@ -176,14 +176,14 @@ fn only_what_is_to_be_made_needs_rights() {
     room.run("send", &["--dry-run"], &paths).exits(0);
     room.run("send", &[], &paths).exits(0);
     assert_eq!(fs::read(room.path("closed/source/c")).unwrap(), b"c");
-    // Nothing to be done where nothing may be done.
+    // Nothing to do where nothing may be done.
     set_mode(&room.path("closed/source"), 0o555);
     chown(room.path("closed/source"), Some(0), Some(0)).unwrap();
     room.run("send", &["--dry-run"], &paths).exits(0);
     room.run("send", &[], &paths).exits(0);
 }
 
-/// The dry run said nothing of them.
+/// Regression: the dry run did not mention them.
 #[test]
 fn files_of_closed_directories_fail_by_name_and_a_dry_run_foretells_them() {
     let Some(room) = Room::new() else { return };
@@ -200,10 +200,10 @@ fn files_of_closed_directories_fail_by_name_and_a_dry_run_foretells_them() {
     assert!(of_inner(&foretold["errors"]).is_some() && foretold["error_count"] == 1, "{foretold}");
     let result = room.run("send", &[], &paths).exits(6).json();
     assert_eq!((&result["files"]["stored"], &result["files"]["failed"]), (&3.into(), &1.into()), "{result}");
-    // A directory that cannot be made ends the transfer, so it is not begun.
+    // A directory that cannot be created ends the transfer, so it is not begun.
     room.make("source/sub/more", 0);
     refused(|options| room.run("send", options, &paths), &["cannot make 'more' in", "open/sub", "may not write to it"]);
-    // One that the account has closed itself is opened by a transfer that keeps modes, and by no
+    // One that the account itself has closed is opened by a transfer that keeps modes, and by no
     // other.
     chown(room.path("open/sub"), Some(NOBODY), Some(NOBODY)).unwrap();
     set_mode(&room.path("open/sub"), 0o555);
@@ -221,7 +221,7 @@ fn a_file_system_that_is_mounted_read_only_is_told_before_the_first_byte() {
         return;
     }
     room.make("mounted", NOBODY);
-    // A mount of the far end's own.
+    // A separate mount for the far end.
     let wrapper = room.path("wrapper");
     let mounted = room.here("mounted");
     let script = format!(
@@ -240,7 +240,7 @@ fn a_file_system_that_is_mounted_read_only_is_told_before_the_first_byte() {
     }
 }
 
-/// It ended with 6 after a transfer of nothing.
+/// Regression: it ended with 6 after a transfer of nothing.
 #[test]
 fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_out() {
     let Some(room) = Room::new() else { return };
@@ -256,7 +256,7 @@ fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_ou
         refused(|options| room.run("get", options, &[room.there(name), room.here("closed")]), &may_not);
     }
     let several = |verb: &str, paths: [String; 3]| {
-        // What could be read was not foretold.
+        // Regression: what could be read was not foretold.
         let foretold = room.run_as_nobody(verb, &["--dry-run"], &paths).exits(6).json();
         let counts = &foretold["would"]["counts"];
         assert_eq!((&counts["sent"], &counts["left_out"]), (&1.into(), &1.into()), "{foretold}");
@@ -269,7 +269,7 @@ fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_ou
     several("get", [room.there("source/b"), room.there("source/secret"), room.here("open")]);
 }
 
-/// Only a directory that was not there was named.
+/// Regression: only a directory that did not exist was named.
 #[test]
 fn verify_names_what_the_account_may_not_use_for_others() {
     let Some(room) = Room::new() else { return };

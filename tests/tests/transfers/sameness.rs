@@ -1,4 +1,4 @@
-//! When what is there counts as the same: by size and time as far as the file system keeps it, and
+//! When what is there counts as the same: by size, by time as far as the file system keeps it, and
 //! a symlink by where it leads.
 
 use std::fs;
@@ -10,8 +10,8 @@ use culvert_tests::node::{Pair, kill, wait_for};
 use culvert_tests::program::{command, is_installed, is_root};
 use culvert_tests::random::Random;
 
-/// A symlink that leads elsewhere was left as it was, and the sender was told that there is nothing
-/// to do.
+/// Regression: a symlink that leads elsewhere was left as it was, and the sender was told that
+/// there was nothing to do.
 #[test]
 fn a_symlink_that_leads_elsewhere_is_not_the_same() {
     let pair = Pair::new();
@@ -66,7 +66,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Files on a file system that keeps whole seconds were sent again each time.
+/// Regression: files on a file system that keeps whole seconds were sent again each time.
 #[test]
 fn files_whose_nanoseconds_the_destination_cannot_keep_are_recognised() {
     if !is_root() || !is_installed("mkfs.ext4") || !is_installed("losetup") {
@@ -99,8 +99,8 @@ fn files_whose_nanoseconds_the_destination_cannot_keep_are_recognised() {
     drop(node);
 }
 
-/// What an earlier attempt had stored was taken for the source's by size and time, also by those
-/// who want every file sent or compared by content.
+/// Regression: what an earlier attempt had stored was taken for the source's by size and time, even
+/// for those who want every file sent or compared by content.
 #[test]
 fn an_interrupted_transfer_that_replaces_everything_takes_no_file_for_the_same_by_its_time() {
     for policy in ["always", "content"] {

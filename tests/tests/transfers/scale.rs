@@ -1,8 +1,8 @@
-//! Very many files: bounded memory, progress that can be asked for, and a resume that does not
-//! begin anew.
+//! Very many files: bounded memory, progress that can be queried, and a resume that does not start
+//! over.
 //!
-//! The default run has 20,000 files. The million takes some minutes, 15 GB of disk for each side's
-//! tree, and is best run in release:
+//! The default run has 20,000 files. The million takes several minutes and 15 GB of disk for each
+//! side's tree, and is best run in release:
 //!
 //! ```text
 //! cargo xtask test --release scale -- --ignored --nocapture
@@ -28,7 +28,7 @@ const SIDE_KIB_MAX: u64 = 512 << 10;
 /// How long the first tenth may take; a million files are listed first.
 const SUBMITTED_TO_TENTH_MAX: Duration = Duration::from_secs(300);
 
-/// Where file number `number` lies: a tenth in one wide directory, a few far down, the rest in
+/// Where file number `number` is: a tenth in one wide directory, a few far down, the rest in
 /// directories of a thousand.
 fn place(number: usize) -> PathBuf {
     match number % 10 {
@@ -66,8 +66,8 @@ fn make(root: &Path, files: usize) -> u64 {
     bytes
 }
 
-/// The most memory that a side's processes have had: the control process beside what it shares, and
-/// the data plane with it.
+/// The most memory that a side's processes have had: the control process without what it shares,
+/// and the data plane with it.
 fn peak_kib(control: u32, data_plane: u32) -> u64 {
     let field = |process: u32, name: &str| -> u64 {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -78,7 +78,7 @@ fn peak_kib(control: u32, data_plane: u32) -> u64 {
     field(control, "VmHWM:").saturating_sub(shared) + field(data_plane, "VmHWM:")
 }
 
-/// `rate` holds the transfer up, so that it is surely under way when it is looked at.
+/// `rate` slows the transfer down, so that it is surely under way when it is looked at.
 fn transfer_of(files: usize, rate: Option<&str>) {
     let pair = Pair::new();
     let mut node = Some(pair.start());
@@ -95,7 +95,7 @@ fn transfer_of(files: usize, rate: Option<&str>) {
     let submitted: Ran = submitting.arg(source.join("")).arg(destination).output().unwrap().into();
     let id = submitted.exits(0).out.trim().to_owned();
     let shown = || call(&pair.here, "GET", &format!("/v1/transfers/{id}"), "").1;
-    // The progress is told while it goes on.
+    // Progress is reported while the transfer goes on.
     let history = History::new(&pair.there, pair.path("kept"));
     let at_kill = loop {
         let shown = shown();

@@ -1,6 +1,6 @@
-//! The data plane as a unit of its own: systemd-socket-activate does here what systemd does with
-//! `culvert-dataplane.socket`, and the processes run under what their units allow, as far as that
-//! can be had without systemd as init.
+//! The data plane as a separate unit: systemd-socket-activate does here what systemd does with
+//! `culvert-dataplane.socket`, and the processes run within what their units allow, as far as that
+//! is possible without systemd as init.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -117,8 +117,8 @@ fn calls_in(summary: &Path) -> BTreeSet<String> {
     names.filter(|name| !name.starts_with('-') && !["total", "syscall"].contains(name)).map(str::to_owned).collect()
 }
 
-/// A transfer there and back, and all that the two processes ask of the kernel for it, beside their
-/// units' filters.
+/// A transfer there and back, and everything that the two processes ask of the kernel for it,
+/// compared with their units' filters.
 #[test]
 fn the_units_filters_let_every_system_call_of_a_transfer_through() {
     for program in ["systemd-socket-activate", "systemd-analyze", "strace"] {
@@ -134,8 +134,8 @@ fn the_units_filters_let_every_system_call_of_a_transfer_through() {
     let traced: Vec<&str> = strace.into_iter().chain([of_plane.to_str().unwrap(), program, "dataplane"]).collect();
     let activator = Activator::start(pair.path("dataplane.sock"), &traced);
     let mut command = Command::new("strace");
-    // The unit refuses the call that tells whether the clock is synchronized, because it also sets
-    // it: things must work without.
+    // The unit refuses the call that reports whether the clock is synchronized, because it can also
+    // set it: things must work without it.
     command.args(&strace[1..]).arg(&of_node).args(["-e", "trace=all", "-e", "inject=clock_adjtime:error=ENOSYS"]);
     command.arg(program).arg("--state").arg(&pair.there);
     command.args(["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"]);
@@ -155,9 +155,9 @@ fn the_units_filters_let_every_system_call_of_a_transfer_through() {
         let (used, allowed) = (calls_in(summary), Unit::shipped(unit).allowed_system_calls());
         assert!(used.contains(least) && used.len() > 20, "{unit}: the trace is not of a transfer: {used:?}");
         let mut refused: Vec<&String> = used.difference(&allowed).collect();
-        // What starts the process comes before the filter. cachestat (451) is younger than the
-        // lists of many systemd versions and the names of many straces; its answer is then ENOSYS,
-        // as on an older kernel, and the lane asks no further.
+        // What starts the process comes before the filter. cachestat (451) is newer than the lists
+        // of many systemd versions and the name tables of many straces; it then returns ENOSYS, as
+        // on an older kernel, and the lane does not ask again.
         refused.retain(|call| !["execve", "cachestat", "syscall_0x1c3", "clock_adjtime"].contains(&call.as_str()));
         // Files that root writes are given to the node's account; the node itself is not root.
         refused.retain(|&call| call != "fchown" || !is_root());
@@ -165,7 +165,7 @@ fn the_units_filters_let_every_system_call_of_a_transfer_through() {
     }
 }
 
-/// Accounts without rights, a root file system that cannot be written, and no capability but the
+/// Unprivileged accounts, a root file system that cannot be written, and no capability except the
 /// unit's.
 #[test]
 fn node_and_data_plane_run_as_accounts_of_their_own_without_rights() {
@@ -174,7 +174,7 @@ fn node_and_data_plane_run_as_accounts_of_their_own_without_rights() {
         return;
     }
     let pair = Pair::new();
-    // Numbers that nobody has.
+    // IDs that nobody has.
     let (node_id, plane_id) = ("64221", "64222");
     let owned = Command::new("chown")
         .args(["-R", &format!("{node_id}:{node_id}")])
@@ -225,7 +225,7 @@ fn node_and_data_plane_run_as_accounts_of_their_own_without_rights() {
     let outside = pair.path("outside");
     fs::create_dir(&outside).unwrap();
     assert!(Command::new("chown").arg(node_id).arg(&outside).status().unwrap().success());
-    // Root edits, and the file stays the account's.
+    // Root edits it, and the file stays the account's.
     run(&pair.there, ["profile", "edit", "first", "--permit", &format!("{}:both", pair.room.path().display())])
         .exits(0);
     let profile = fs::metadata(pair.there.join("profiles/first.toml")).unwrap();

@@ -1,10 +1,10 @@
-//! Several transfers that store the same names at the same time, in whatever way they come. Each
-//! stores its own whole files or fails by name; nothing is a mixture; and what one was told is
-//! stored and verified is there, unless another that may replace it came later with its own whole
-//! file.
+//! Several transfers store the same names at the same time, whatever way they come. Each stores its
+//! own complete files or fails by name; nothing is a mixture; and what a transfer was told is
+//! stored and verified is there, unless another one that may replace it came later with its own
+//! complete file.
 //!
-//! The rounds have a seed, which they print, and which decides ways, files, policies, rates and who
-//! is killed when. `CULVERT_SEED=n` repeats one. The long run has 200 rounds:
+//! The rounds have a seed, which they print, and which decides ways, files, policies, rates, and
+//! who is killed when. `CULVERT_SEED=n` repeats one. The long run has 200 rounds:
 //!
 //! ```text
 //! cargo xtask test shared_names -- --ignored --nocapture
@@ -22,7 +22,7 @@ use culvert_tests::random::{Random, seeds};
 use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::tree::{is_temporary, temporary_files};
 
-/// How a transfer comes to the destination.
+/// How a transfer reaches the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// The first partner sends to the node.
@@ -31,7 +31,7 @@ enum Way {
     Second,
     /// Another user fetches from the node.
     Fetch,
-    /// Somebody sends by ssh.
+    /// Somebody sends over ssh.
     Ssh,
 }
 
@@ -45,14 +45,14 @@ struct Transfer {
     way: Way,
     policy: &'static str,
     rate: &'static str,
-    /// Milliseconds after which something of it is killed.
+    /// Milliseconds after which a part of it is killed.
     dies_after_ms: Option<u64>,
     source: PathBuf,
     files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// The names that transfers share, and the sizes that they may have: small ones in a directory that
-/// each may make, and large ones.
+/// The names that transfers share, and their maximum sizes: small ones in a directory that each may
+/// create, and large ones.
 fn names() -> Vec<(PathBuf, u64)> {
     let mut names: Vec<(PathBuf, u64)> = (0..6).map(|number| (format!("large {number}").into(), 6 << 20)).collect();
     names.extend((0..12).map(|number| (format!("small {number}").into(), 3_000)));
@@ -70,7 +70,7 @@ impl Transfer {
             if random.below(4) >= wanted {
                 continue;
             }
-            // The first bytes say whose it is, so that a mixture shows wherever it is cut.
+            // The bytes say whose it is, so that a mixture shows wherever it is cut.
             let bytes = 1 + random.below(bytes) as usize;
             let content = vec![b'a' + number as u8; bytes];
             let path = source.join(&name);
@@ -94,7 +94,7 @@ impl Transfer {
     }
 }
 
-/// A node with two partners, and others who reach its directory.
+/// A node with two partners, and others who can reach its directory.
 struct Stage {
     first: Pair,
     second: PathBuf,
@@ -188,8 +188,8 @@ fn run_round(seed: u64) {
     }
     let mut ends: Vec<Ran> = children.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
     check(seed, &stage.destination, &transfers, &ends, &before);
-    // Those that were killed, or came while another of the same partner was at the same files, go
-    // on.
+    // Those that were killed, or came while another of the same partner was storing the same files,
+    // are continued.
     for (transfer, end) in transfers.iter().zip(&mut ends) {
         for _ in 0..20 {
             if !matches!(end.code, -1 | 5) {
@@ -203,15 +203,15 @@ fn run_round(seed: u64) {
     eprintln!("  they end with {codes:?}");
     assert!(codes.iter().all(|code| matches!(code, 0 | 1 | 6 | 9)), "seed {seed}: {ends:#?}");
     assert_eq!(stage.node.metric("culvert_dataplane_restarts_total"), 0.0, "seed {seed}");
-    // What a transfer left that is not tried again may be found by name only; all that ended took
-    // theirs along.
+    // What a transfer left that is not retried can only be found by name; all that ended have
+    // removed theirs.
     if transfers.iter().all(|transfer| transfer.dies_after_ms.is_none()) {
         assert_eq!(temporary_files(&stage.destination), [] as [PathBuf; 0], "seed {seed}: {codes:?}");
     }
 }
 
-/// Every name has somebody's whole file, and every file that was said to be stored is there, or was
-/// replaced by one who may.
+/// Asserts that every name has somebody's complete file, and that every file that was said to be
+/// stored is there, or was replaced by a transfer that may do so.
 fn check(seed: u64, destination: &Path, transfers: &[Transfer], ends: &[Ran], before: &BTreeMap<PathBuf, Vec<u8>>) {
     let names: BTreeSet<&PathBuf> = transfers.iter().flat_map(|transfer| transfer.files.keys()).collect();
     for name in names {
@@ -261,7 +261,7 @@ fn says_stored(end: &Ran, name: &Path) -> bool {
     let result = end.json();
     let errors = result["errors"].as_array().unwrap();
     assert_eq!(result["error_count"].as_u64(), Some(errors.len() as u64));
-    // What was there already is nothing that it stored.
+    // What was already there was not stored by it.
     let is_all = result["files"]["skipped"] == 0;
     is_all && !errors.iter().any(|error| error["path"].as_str() == name.to_str())
 }
@@ -277,8 +277,8 @@ fn two_hundred_rounds_of_transfers_share_no_file() {
     seeds(200).into_iter().for_each(run_round);
 }
 
-/// They wrote into one temporary file; the first was told that its file is stored and verified, and
-/// it was a mixture.
+/// Regression: they wrote into one temporary file; the first was told that its file was stored and
+/// verified, and it was a mixture.
 #[test]
 fn two_transfers_of_one_large_file_store_one_of_them_and_the_other_fails_by_name() {
     let room = tempfile::tempdir().unwrap();
@@ -301,7 +301,7 @@ fn two_transfers_of_one_large_file_store_one_of_them_and_the_other_fails_by_name
         let ends: Vec<Ran> = children.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
         let mut codes: Vec<i32> = ends.iter().map(|end| end.code).collect();
         let winner = codes.iter().position(|&code| code == 0).unwrap();
-        assert!(fs::read(there.join("large")).unwrap() == contents[winner], "it is the one that was verified");
+        assert!(fs::read(there.join("large")).unwrap() == contents[winner], "it is not the one that was verified");
         assert_eq!(ends[1 - winner].json()["errors"][0]["code"], "collision", "{ends:?}");
         codes.sort_unstable();
         assert_eq!(codes, [0, 6]);
@@ -309,8 +309,8 @@ fn two_transfers_of_one_large_file_store_one_of_them_and_the_other_fails_by_name
     }
 }
 
-/// One put its filled directory into the place of the empty one in which the other was about to
-/// make its files.
+/// Regression: one put its filled directory in place of the empty one in which the other was about
+/// to create its files.
 #[test]
 fn two_transfers_fill_one_new_directory() {
     let room = tempfile::tempdir().unwrap();
@@ -339,7 +339,7 @@ fn two_transfers_fill_one_new_directory() {
     }
 }
 
-/// One journal for a partner and a directory kept all but one transfer away.
+/// Regression: one journal for a partner and a directory kept all but one transfer away.
 #[test]
 fn transfers_of_one_partner_fill_one_directory_at_once_both_ways() {
     let pair = Pair::new();
@@ -369,11 +369,11 @@ fn transfers_of_one_partner_fill_one_directory_at_once_both_ways() {
     }
     drop(node);
     for state in [&pair.here, &pair.there] {
-        assert_eq!(fs::read_dir(state.join("journals")).unwrap().count(), 0, "the journals are gone");
+        assert_eq!(fs::read_dir(state.join("journals")).unwrap().count(), 0, "journals remain");
     }
 }
 
-/// The second was told that the same files were on their way to the same destination.
+/// Regression: the second was told that the same files were on their way to the same destination.
 #[test]
 fn one_file_goes_to_two_names_at_once_both_ways() {
     let pair = Pair::new();
@@ -406,8 +406,8 @@ fn one_file_goes_to_two_names_at_once_both_ways() {
     }
 }
 
-/// The journal was found by the destination alone: with other sources, what was stored was looked
-/// for in vain, or removed.
+/// Regression: the journal was found by the destination alone: with other sources, what was stored
+/// was looked for in vain, or removed.
 #[test]
 fn what_was_stored_is_found_again_although_the_sources_are_others() {
     let pair = Pair::new();
@@ -426,7 +426,7 @@ fn what_was_stored_is_found_again_although_the_sources_are_others() {
     // Another transfer to the same place leaves it alone.
     fs::write(pair.path("third"), "third").unwrap();
     pair.send(&pair.path("third"), "in/", &["--retries", "5"]).exits(0);
-    assert_eq!(temporary_files(&pair.shared.join("in")).len(), 1, "the partial file is kept");
+    assert_eq!(temporary_files(&pair.shared.join("in")).len(), 1, "the partial file was not kept");
     fs::write(source.join("new"), "one more").unwrap();
     let sent = pair.send(&source.join(""), "in", &["--retries", "5"]).exits(0).json();
     assert!(sent["resumed_bytes"].as_u64().unwrap() >= 8 << 20, "{sent}");

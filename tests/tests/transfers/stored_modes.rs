@@ -1,5 +1,5 @@
-//! What mode files and directories get that are stored, and that nobody else reads what is private,
-//! not for a moment.
+//! Which modes stored files and directories get, and that nobody else can read what is private, not
+//! even for a moment.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,7 +35,7 @@ impl Room {
         self.room.path().join(name)
     }
 
-    /// Both ends have the umask, and what else the shell is told.
+    /// Both ends have the umask, and whatever else the shell is told.
     fn command(&self, umask: &str, verb: &str, options: &[&str]) -> Command {
         let asked = self.far.command(&self.path("near"), verb, options);
         let mut command = Command::new("sh");
@@ -63,7 +63,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Files of all the ways that files are stored in, and directories, with modes that one would not
+/// Files for all the ways in which files are stored, and directories, with modes that one would not
 /// guess.
 fn make_tree(root: &Path) {
     make_flat(&root.join("fresh"), 20, 5_000, &mut Random::new(31));
@@ -92,7 +92,7 @@ fn make_tree(root: &Path) {
     }
 }
 
-/// What a private directory hid was shown by the copy of its contents.
+/// Regression: what a private directory hid was exposed by the copy of its contents.
 #[test]
 fn a_destination_that_is_made_for_the_contents_of_a_directory_gets_its_mode() {
     //= W-59
@@ -107,12 +107,12 @@ fn a_destination_that_is_made_for_the_contents_of_a_directory_gets_its_mode() {
         let to = format!("above {mode:o}/new");
         room.send(umask, &source.join(""), &to, &[]).exits(0);
         assert_eq!(mode_of(&room.path(&to)), expected, "{mode:o} through {umask}");
-        // The other way.
+        // In the other direction.
         let mut getting = room.command(umask, "get", &["--preserve"]);
         getting.arg(FarEnd::place(&source.join(""))).arg(room.path(&format!("got {mode:o}")));
         Ran::from(getting.output().unwrap()).exits(0);
         assert_eq!(mode_of(&room.path(&format!("got {mode:o}"))), expected, "{mode:o} through {umask}");
-        // What is there stays as it is, and so does what is made above.
+        // What is there stays as it is, and so does what is created above it.
         set_mode(&room.path(&to), 0o711);
         fs::write(source.join(format!("more {mode:o}")), "y").unwrap();
         room.send(umask, &source.join(""), &to, &[]).exits(0);
@@ -121,13 +121,13 @@ fn a_destination_that_is_made_for_the_contents_of_a_directory_gets_its_mode() {
     set_mode(&source, 0o700);
     room.send("022", &source.join(""), "way/new", &[]).exits(0);
     assert_eq!(mode_of(&room.path("way")), 0o755);
-    // Of several sources, and of what has a name, nothing is told.
+    // Of several sources, and of a source with a name, no mode is sent.
     room.send("022", &source, "named", &[]).exits(0);
     assert_eq!(mode_of(&room.path("named")), 0o755);
     assert_eq!(mode_of(&room.path("named/source")), 0o700);
 }
 
-/// A file of 0600 became 0644, and a program was none any more.
+/// Regression: a file of 0600 became 0644, and a program was no longer executable.
 #[test]
 fn what_is_stored_has_the_sources_mode_through_the_umask() {
     if !is_root() {
@@ -172,7 +172,7 @@ fn with_preserve_the_umask_takes_nothing() {
     assert_eq!(modes, [0o666, 0o666, 0o577]);
 }
 
-/// Rights of others than the owner below a directory.
+/// What is below a directory and open to others than the owner, with its mode.
 fn open_to_others(root: &Path) -> BTreeSet<(PathBuf, u32)> {
     let (mut found, mut directories) = (BTreeSet::new(), vec![root.to_owned()]);
     while let Some(directory) = directories.pop() {
@@ -199,7 +199,7 @@ fn what_is_private_is_open_to_nobody_for_no_moment() {
     make_flat(&source.join("fresh"), 300, 3_000, &mut random);
     make_flat(&source.join("few"), 5, 3_000, &mut random);
     // More than there are descriptors for, in a directory that is not filled beside its place:
-    // under temporary names.
+    // these have temporary names.
     make_flat(&source.join("many"), 300, 3_000, &mut random);
     fs::create_dir(source.join("many/below")).unwrap();
     make_flat(&source.join("large"), 3, 8 << 20, &mut random);
@@ -222,7 +222,7 @@ fn what_is_private_is_open_to_nobody_for_no_moment() {
             }
         };
         assert!(status.success(), "{options:?}");
-        assert!(looks > 20, "somebody has looked");
+        assert!(looks > 20, "it was hardly looked at");
         assert_eq!(seen, BTreeSet::new(), "{options:?}");
     };
     for preserve in [&[][..], &["--preserve"]] {
@@ -241,7 +241,7 @@ fn what_is_private_is_open_to_nobody_for_no_moment() {
     }
 }
 
-/// As `cp`, `scp` and `rsync` do: whoever may read it is settled at the destination.
+/// As with `cp`, `scp` and `rsync`: who may read it is decided at the destination.
 #[test]
 fn a_file_that_is_replaced_keeps_its_mode_and_not_its_setuid_bit() {
     for bytes in [0, 5, 5 << 20] {
@@ -257,7 +257,7 @@ fn a_file_that_is_replaced_keeps_its_mode_and_not_its_setuid_bit() {
             room.send("022", &source, "there", &["--overwrite", overwrite]).exits(0);
             assert!(fs::read(&source).unwrap() == fs::read(&there).unwrap());
             assert_eq!(mode_of(&there), 0o620, "{bytes} {overwrite}");
-            // Of a symlink there is no mode to be kept.
+            // A symlink has no mode to keep.
             fs::remove_file(&there).unwrap();
             symlink("elsewhere", &there).unwrap();
             room.send("022", &source, "there", &["--overwrite", overwrite]).exits(0);
@@ -270,7 +270,7 @@ fn a_file_that_is_replaced_keeps_its_mode_and_not_its_setuid_bit() {
     }
 }
 
-/// What its mode said was about others.
+/// What its mode said concerned others.
 #[test]
 fn a_file_of_another_group_that_is_replaced_opens_the_new_one_to_nobody() {
     if !is_root() {
@@ -292,7 +292,7 @@ fn a_file_of_another_group_that_is_replaced_opens_the_new_one_to_nobody() {
     }
 }
 
-/// It was passed over, because its bytes need not be sent.
+/// Regression: it was skipped, because its bytes need not be sent.
 #[test]
 fn a_file_that_is_the_same_gets_its_mode_with_preserve() {
     let room = Room::new();
@@ -314,11 +314,11 @@ fn a_file_that_is_the_same_gets_its_mode_with_preserve() {
         let options = ["--preserve", "--overwrite", overwrite];
         let foretold = room.send("022", &source.join(""), "there", &[&options[..], &["--dry-run"]].concat());
         let foretold = foretold.exits(0).json();
-        assert_eq!(modes(), [0o604, 0o4711, 0o444], "nothing was done");
+        assert_eq!(modes(), [0o604, 0o4711, 0o444], "something was done");
         let files = foretold["would"]["files"].as_array().unwrap();
         let of = |name: &str| files.iter().find(|file| file["path"] == name).unwrap().clone();
         assert_eq!((&of("small")["action"], &of("small")["reason"]), (&"skipped".into(), &"mode".into()), "{foretold}");
-        // Without --preserve nothing is to be done.
+        // Without --preserve there is nothing to do.
         let foretold = room.send("022", &source.join(""), "there", &["--dry-run"]).exits(0).json();
         assert_eq!(foretold["would"]["files"][0]["reason"], "same", "{foretold}");
         let result = room.send("022", &source.join(""), "there", &options).exits(0).json();
@@ -328,14 +328,14 @@ fn a_file_that_is_the_same_gets_its_mode_with_preserve() {
         assert_eq!((&files["stored"], &files["skipped"], &result["bytes"]), (&0.into(), &3.into(), &0.into()));
         assert_eq!(result["warning_count"], 0, "{result}");
     }
-    // The other way.
+    // In the other direction.
     set_mode(&there.join("small"), 0o604);
     let mut getting = room.command("022", "get", &["--preserve"]);
     getting.arg(FarEnd::place(&source.join(""))).arg(&there);
     Ran::from(getting.output().unwrap()).exits(0);
     assert_eq!(modes(), [0o640; 3]);
     if is_root() {
-        // Root could, and has not been asked to.
+        // Root could, but has not been asked to.
         chown(there.join("small"), Some(NOBODY), None).unwrap();
         set_mode(&there.join("small"), 0o604);
         let result = room.send("022", &source.join(""), "there", &["--preserve"]).exits(0).json();
@@ -344,7 +344,7 @@ fn a_file_that_is_the_same_gets_its_mode_with_preserve() {
     }
 }
 
-/// And one that an earlier attempt has stored, before modes were asked for.
+/// And one that an earlier attempt stored before modes were requested.
 #[test]
 fn a_file_that_an_interrupted_transfer_stored_gets_its_mode_too() {
     let room = Room::new();
@@ -365,7 +365,7 @@ fn a_file_that_an_interrupted_transfer_stored_gets_its_mode_too() {
     assert_same(&source, &room.path("there"));
 }
 
-/// As with `mkdir -p` and `cp -a`: whose the files in it are is the directory's matter.
+/// As with `mkdir -p` and `cp -a`: whose the files in it are is up to the directory.
 #[test]
 fn new_directories_keep_the_setgid_bit_of_the_one_that_they_are_in() {
     for options in [&[][..], &["--preserve"]] {
@@ -379,7 +379,7 @@ fn new_directories_keep_the_setgid_bit_of_the_one_that_they_are_in() {
         room.send("022", &source.join(""), "there", options).exits(0);
         let modes = ["flat", "deep", "deep/deeper"].map(|name| mode_of(&there.join(name)));
         assert_eq!(modes, [0o2755, 0o2750, 0o2755], "{options:?}");
-        // Also those that are there when it comes again, and none elsewhere.
+        // This includes those that exist when it comes again, and none elsewhere.
         room.send("022", &source.join(""), "there", &[options, &["--overwrite", "changed"]].concat()).exits(0);
         assert_eq!(mode_of(&there.join("deep")), 0o2750, "{options:?}");
         set_mode(&source.join("deep"), 0o2750);
@@ -405,7 +405,7 @@ fn directories_that_are_there_keep_their_modes() {
     }
 }
 
-/// A default ACL of a directory takes the umask's place, as for all that is made there.
+/// A directory's default ACL takes the umask's place, as for everything that is created there.
 #[test]
 fn a_default_acl_decides_instead_of_the_umask() {
     let room = Room::new();
@@ -452,8 +452,8 @@ fn a_default_acl_decides_instead_of_the_umask() {
     }
 }
 
-/// Keys, records, receipts, journals, the node's socket, captures: whoever may read them would know
-/// more than it should, or do more.
+/// Keys, records, receipts, journals, the node's socket, captures: whoever could read them would
+/// know more than they should, or could do more.
 #[test]
 fn what_culvert_keeps_is_its_owners_alone_whatever_the_umask_is() {
     for umask in ["000", "022", "077"] {
@@ -498,10 +498,10 @@ fn directories_that_nobody_may_write_to_are_filled_and_can_be_filled_again() {
     account.send(&[]).exits(0);
     assert_same(&source, &account.room.path("there/in"));
     let modes = ["d", "d/below"].map(|name| mode_of(&account.room.path("there/in").join(name)));
-    assert_eq!(modes, [0o755, 0o700], "the owner can go on with them");
+    assert_eq!(modes, [0o755, 0o700], "the owner cannot continue with them");
 }
 
-/// A far end that runs as an account without rights: root may do everything.
+/// A far end that runs under an unprivileged account: root may do everything.
 struct OtherAccount {
     room: Room,
 }
@@ -514,7 +514,7 @@ impl OtherAccount {
         }
         let wrapper = "setpriv --reuid=65534 --regid=65534 --clear-groups";
         let room = Room::with_far_end(Some(Path::new(wrapper)));
-        // Where the build lies, that account may not be able to go.
+        // That account may not be able to reach the build.
         assert!(Command::new("cp").arg(culvert()).arg(room.path("culvert")).status().unwrap().success());
         set_mode(room.room.path(), 0o755);
         for name in ["far", "there"] {
@@ -537,8 +537,8 @@ impl OtherAccount {
     }
 }
 
-/// One that has its mode and not yet its name, because its transfer was killed in between, could
-/// not be opened any more: all of it was sent again, and it stayed.
+/// Regression: a file with its mode but not yet its name, because its transfer was killed in
+/// between, could no longer be opened: all of it was sent again, and it stayed.
 #[test]
 fn a_file_that_its_owner_may_not_write_is_gone_on_with_after_a_crash() {
     for (source_mode, left_mode) in [(0o444, 0o444), (0o200, 0o200), (0o000, 0o000), (0o640, 0o640)] {
@@ -562,8 +562,8 @@ fn a_file_that_its_owner_may_not_write_is_gone_on_with_after_a_crash() {
         set_mode(&left, left_mode);
         let mut sending = account.sending(&["--rate", "60M"]);
         let child = sending.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        wait_for("the file to be gone on with", || {
-            let mode = fs::symlink_metadata(&left).expect("the file that was left is gone on with").mode();
+        wait_for("the file to be continued", || {
+            let mode = fs::symlink_metadata(&left).expect("the file that was left is continued").mode();
             (mode & 0o7777 == 0o600).then_some(())
         });
         let result = Ran::from(child.wait_with_output().unwrap()).exits(0).json();

@@ -75,7 +75,7 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     let pair = Pair::new();
     let _ours = start_ours(&pair);
     fs::write(pair.path("file"), "content").unwrap();
-    // The partner is not there, so it waits for the next try.
+    // The partner is not there, so the transfer waits for the next try.
     run(&pair.here, ["profile", "add", "second", "--key", &culvert_tests::node::key_of(&pair.there)]).exits(0);
     run(&pair.here, ["profile", "edit", "second", "--address", "127.0.0.1:9"]).exits(0);
     let destination = format!("second:{}", pair.shared.join("in").display());
@@ -97,7 +97,7 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     }
 }
 
-/// It returned while the record still said that the transfer was active.
+/// Regression: it returned while the record still said that the transfer was active.
 #[test]
 fn cancel_returns_when_the_transfer_is_canceled() {
     let pair = Pair::new();
@@ -158,8 +158,8 @@ fn watching_as_json_prints_a_line_for_each_change_and_the_result_at_last() {
     assert!(done.len() >= 2 && done.is_sorted(), "{done:?}");
 }
 
-/// A transfer that is carried out once more finds everything in its place, and its receipt is over
-/// nothing: the one over what was moved stays, on both ends.
+/// A transfer that is carried out again finds everything in its place, and its receipt covers
+/// nothing: the one that covers what was moved stays, at both ends.
 #[test]
 fn a_receipt_over_nothing_replaces_none() {
     //= W-56
