@@ -8,7 +8,7 @@
 //!
 //! `docs/security.md` lists what it cannot know: for the hash of a chunk of a large file it has
 //! only the data plane's word. A file that the script has misreported is therefore checked only for
-//! its size and place.
+//! its place.
 
 mod falsehoods;
 mod hall;

@@ -88,6 +88,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the portal on both databases: requests, logins under attack, streams, memory
+    PortalBench,
     /// Rate control on simulated paths: every bound of docs/rate-control.md, from a seed
     Sim {
         /// Passed on to the simulator: --help lists the options
@@ -141,6 +143,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::BuildEbpf { check } => ebpf::build(check),
         Task::Deb { program, output, maintainer, revision } => steps::deb(program, &output, maintainer, revision),
         Task::Bench { arguments } => steps::bench(&arguments),
+        Task::PortalBench => steps::portal_bench(),
         Task::Sim { arguments } => steps::simulate(&arguments),
         Task::Lab { arguments } => steps::emulate("lab", &arguments),
         Task::WanTable { arguments } => steps::emulate("table", &arguments),

@@ -31,6 +31,12 @@ pub const OF_TESTS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("zsh", "zsh"),
     ("fish", "fish"),
+    // The portal's counterparts. A client of PostgreSQL alone has no `pg_ctlcluster`.
+    ("pg_ctlcluster", "postgresql"),
+    ("nginx", "nginx-light"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("chromium", "chromium"),
 ];
 
 /// Programs that a package is built with.

@@ -64,6 +64,16 @@ pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
     run_profile(PACKAGES, &["--package", "culvert-benches"], arguments)
 }
 
+/// The portal's benchmark, with the program as it is packaged.
+pub fn portal_bench() -> anyhow::Result<()> {
+    install_missing(OF_TESTS);
+    cargo(&["build", "--profile", PACKAGES, "--locked", "--package", "culvert-portal"], &[])?;
+    let program = Path::new("target").join(PACKAGES).join("culvert-portal").canonicalize()?;
+    let variables = [("CULVERT_PORTAL_BIN", program.to_str().context("the target directory's name is UTF-8")?)];
+    let binary = ["--package", "culvert-portal-tests", "--bin", "culvert-portal-bench"];
+    cargo(&[&["run", "--release", "--locked"], &binary[..]].concat(), &variables)
+}
+
 /// The simulator, in release.
 pub fn simulate(arguments: &[String]) -> anyhow::Result<()> {
     run_profile("release", &["--package", "culvert-simulator", "--example", "sim"], arguments)

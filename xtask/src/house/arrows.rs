@@ -99,11 +99,34 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-node",
         ],
     ),
+    // The portal knows nothing of the node but its API. Its service knows no HTTP, its API no SQL.
+    ("culvert-portal-seams", &[]),
+    ("culvert-portal-model", &[]),
+    ("culvert-portal-store", &["culvert-portal-model"]),
+    ("culvert-portal-service", &["culvert-portal-seams", "culvert-portal-model", "culvert-portal-store"]),
+    ("culvert-portal-api", &["culvert-portal-seams", "culvert-portal-model", "culvert-portal-service"]),
+    ("culvert-portal-outside", &["culvert-portal-seams"]),
+    (
+        "culvert-portal",
+        &[
+            "culvert-protocol",
+            "culvert-link",
+            "culvert-system",
+            "culvert-model",
+            "culvert-state",
+            "culvert-portal-seams",
+            "culvert-portal-model",
+            "culvert-portal-store",
+            "culvert-portal-service",
+            "culvert-portal-api",
+            "culvert-portal-outside",
+        ],
+    ),
 ];
 
 /// Crates that only test, measure or build the others: they may use every room, and no room uses
 /// them.
-const WORKSHOP: &[&str] = &["culvert-simulator", "culvert-tests", "culvert-benches", "xtask"];
+const WORKSHOP: &[&str] = &["culvert-simulator", "culvert-tests", "culvert-portal-tests", "culvert-benches", "xtask"];
 
 /// Dependencies, in manifests and in code, that are not on the map.
 pub fn check(tree: &Tree) -> anyhow::Result<Vec<Finding>> {

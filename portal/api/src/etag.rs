@@ -1,0 +1,64 @@
+//! Versions: `ETag` of what is read, `If-Match` of what is changed (RFC 9110, section 13).
+
+use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use culvert_portal_model::problem::Problem;
+use serde::Serialize;
+
+use crate::problem::Refusal;
+
+/// The version that a request changes.
+#[derive(Debug, Clone, Copy)]
+pub struct IfMatch(pub i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let Some(value) = parts.headers.get(header::IF_MATCH) else {
+            let detail = "say which version you change: send the ETag that you read as If-Match";
+            return Err(Refusal::new(Problem::PreconditionNeeded, detail));
+        };
+        // Whatever this portal has not given matches nothing.
+        let changed = || Refusal::new(Problem::Changed, "If-Match is not the ETag of what is there: read it again");
+        let text = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
+        let version = text.and_then(|text| text.strip_prefix('v')?.parse().ok());
+        version.filter(|version| *version >= 0).map(Self).ok_or_else(changed)
+    }
+}
+
+/// A document with its version.
+#[derive(Debug)]
+pub struct Versioned<T> {
+    /// The status.
+    pub status: StatusCode,
+    /// The version.
+    pub version: i64,
+    /// The document.
+    pub document: T,
+}
+
+impl<T> Versioned<T> {
+    /// One that is read or changed.
+    pub const fn ok(version: i64, document: T) -> Self {
+        Self { status: StatusCode::OK, version, document }
+    }
+
+    /// One that is new.
+    pub const fn created(version: i64, document: T) -> Self {
+        Self { status: StatusCode::CREATED, version, document }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Versioned<T> {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.document)).into_response();
+        if let Ok(tag) = HeaderValue::from_str(&format!("\"v{}\"", self.version)) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response
+    }
+}

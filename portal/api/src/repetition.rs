@@ -1,0 +1,115 @@
+//! `Idempotency-Key`: a client that did not hear the answer repeats its request, and hears it.
+//!
+//! The key belongs to whoever asks, and is kept with the hash of the request: the same key with
+//! another content is refused. Answers that say "not now" are not kept: the request may come again.
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use culvert_portal_model::problem::Problem;
+use culvert_portal_service::fault::Fault;
+use culvert_portal_service::idempotency;
+use culvert_portal_service::idempotency::{KeptAnswer, Verdict};
+use culvert_portal_service::secret::hex;
+
+use crate::caller::Caller;
+use crate::problem::Refusal;
+use crate::state::Api;
+use crate::strict_json::BYTES_MAX;
+
+/// The header, as the IETF's draft has it.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Tells a client that it has heard this before.
+pub const REPEATED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// The longest key.
+const KEY_BYTES_MAX: usize = 255;
+/// The largest answer that is kept.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The headers that are kept of an answer.
+const KEPT: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, header::LOCATION];
+
+/// Repeats the answer to a request that was made before.
+pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let key = match key_of(&request) {
+        Ok(Some(key)) => key,
+        Ok(None) => return next.run(request).await,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Some(user) = request.extensions().get::<Caller>().and_then(|caller| caller.0.user()) else {
+        // Who has not logged in has no keys: what they may do is spent by its own secret.
+        return next.run(request).await;
+    };
+    let caller = user.text();
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = to_bytes(body, BYTES_MAX).await else {
+        return Refusal::new(Problem::TooLarge, format!("the content has more than {BYTES_MAX} bytes")).into_response();
+    };
+    let hash = hash_of(&parts.method, &parts.uri.to_string(), &bytes);
+    request = Request::from_parts(parts, Body::from(bytes));
+    match idempotency::claim(&api.portal, &caller, &key, &hash).await {
+        Ok(Verdict::Repeat(answer)) => return repeated(&answer),
+        Ok(Verdict::Do) => {}
+        Err(fault) => return Refusal(fault).into_response(),
+    }
+    if let Some(who) = request.extensions_mut().get_mut::<Caller>() {
+        who.0.idempotency = Some((caller.clone(), key.clone()));
+    }
+    let response = next.run(request).await;
+    settle(&api, &caller, &key, response).await
+}
+
+async fn settle(api: &Api, caller: &str, key: &str, response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let Ok(bytes) = to_bytes(body, ANSWER_BYTES_MAX).await else {
+        return Refusal(Fault::internal("an answer that is to be kept is too large")).into_response();
+    };
+    let headers: Vec<(&str, &str)> =
+        KEPT.iter().filter_map(|name| Some((name.as_str(), parts.headers.get(name)?.to_str().ok()?))).collect();
+    let headers = serde_json::to_string(&headers).unwrap_or_default();
+    let answer = KeptAnswer { status: parts.status.as_u16(), headers, body: bytes.to_vec() };
+    let kept = is_final(parts.status).then_some(&answer);
+    if let Err(fault) = idempotency::settle(&api.portal, caller, key, kept).await {
+        // The change is committed and marked: a repetition hears that its answer was lost.
+        tracing::warn!(%fault, "an answer could not be kept");
+    }
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+/// Whether the same request would be answered in the same way for ever.
+fn is_final(status: StatusCode) -> bool {
+    let passing = [401, 403, 408, 409, 412, 428, 429];
+    !status.is_server_error() && !passing.contains(&status.as_u16())
+}
+
+fn key_of(request: &Request) -> Result<Option<String>, Refusal> {
+    let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(request.method());
+    let Some(value) = request.headers().get(IDEMPOTENCY_KEY).filter(|_| writes) else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default();
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters");
+        return Err(Refusal::new(Problem::BadRequest, detail));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+fn hash_of(method: &Method, uri: &str, body: &[u8]) -> String {
+    let mut text = format!("{method}\n{uri}\n").into_bytes();
+    text.extend_from_slice(body);
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text).as_ref())
+}
+
+fn repeated(answer: &KeptAnswer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, answer.body.clone()).into_response();
+    let headers: Vec<(String, String)> = serde_json::from_str(&answer.headers).unwrap_or_default();
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(REPEATED, HeaderValue::from_static("true"));
+    response
+}

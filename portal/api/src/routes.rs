@@ -1,0 +1,34 @@
+//! The routes, a file for each kind of thing.
+
+mod audit;
+mod groups;
+mod invitations;
+mod me;
+mod paths;
+mod people_documents;
+mod sessions;
+mod settings;
+mod tokens;
+mod users;
+mod without_login;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::events;
+use crate::state::Api;
+
+/// All routes of `/api/v1`.
+pub fn all() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .merge(without_login::routes())
+        .merge(me::routes())
+        .merge(sessions::routes())
+        .merge(tokens::routes())
+        .merge(users::routes())
+        .merge(groups::routes())
+        .merge(invitations::routes())
+        .merge(settings::routes())
+        .merge(audit::routes())
+        .routes(routes!(events::follow))
+}

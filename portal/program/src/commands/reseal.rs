@@ -1,0 +1,44 @@
+//! `reseal`: all secrets of the database under another key, in one transaction.
+
+use std::path::Path;
+
+use anyhow::bail;
+use culvert_portal_seams::randomness::SystemRandomness;
+use culvert_portal_service::fault::Fault;
+use culvert_portal_service::sealing::Sealer;
+use culvert_portal_store::keys::reseal;
+
+use super::{open, say};
+use crate::args::Common;
+use crate::serve::with_cause;
+use crate::{keys, state};
+
+/// Reseals everything.
+///
+/// # Errors
+/// What went wrong; everything is sealed under the old key then.
+pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
+    let portal = open(common).await?;
+    let directory = state::directory(common)?;
+    let old = keys::sealing_key(common, &directory)?;
+    let new = keys::read_or_make(new_key)?;
+    if *old == *new {
+        bail!("{} is the key that everything is sealed under already", new_key.display());
+    }
+    let new = Sealer::new(&new, &[]);
+    let mut writing = portal.database.write().await?;
+    let resealed = reseal(&mut writing, |kind, row, sealed| {
+        let secret = portal
+            .sealer
+            .open(kind, row, sealed)
+            .map_err(|error| Fault::internal(format!("the {kind} {row} cannot be opened: {error}")))?;
+        Ok::<_, Fault>(new.seal(kind, row, &secret, &SystemRandomness))
+    });
+    let count = resealed.await.map_err(with_cause)?;
+    writing.commit().await?;
+    portal.database.close().await;
+    say(&format!(
+        "resealed {count} secrets. Start all portals of this database with --sealing-key-file {}",
+        new_key.display()
+    ))
+}

@@ -1,0 +1,56 @@
+//! Mail that is sent after its cause is answered: how long it takes tells nobody anything, and a
+//! slow mail server keeps nobody waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_portal_seams::mail::{Mail, MailError};
+
+use crate::actor::Actor;
+use crate::fault::Fault;
+use crate::people::reset;
+use crate::portal::Portal;
+
+/// How often a mail is tried, and how long after the first.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+
+/// Sends a mail in a while, if there is one.
+pub fn send_later(portal: Arc<Portal>, mail: Option<Mail>) {
+    let Some(mail) = mail.filter(|_| portal.seams.mailer.is_configured()) else { return };
+    tokio::spawn(async move { send(&portal, mail).await });
+}
+
+/// Looks for whose password is forgotten, and mails them, after this has answered.
+///
+/// # Errors
+/// [`Fault`] for what everybody may know: too many requests, or no mail server.
+pub async fn request_reset_later(portal: Arc<Portal>, actor: Actor, who: String) -> Result<(), Fault> {
+    reset::check(&portal, &actor).await?;
+    tokio::spawn(async move {
+        match reset::make_mails(&portal, &actor, &who).await {
+            Ok(mails) => {
+                for mail in mails {
+                    send(&portal, mail).await;
+                }
+            }
+            Err(fault) => tracing::warn!(cause = fault.log.unwrap_or(fault.detail), "no link was mailed"),
+        }
+    });
+    Ok(())
+}
+
+async fn send(portal: &Portal, mail: Mail) {
+    for pause in PAUSES {
+        tokio::time::sleep(pause).await;
+        match portal.seams.mailer.send(mail.clone()).await {
+            Ok(()) => return,
+            Err(error @ MailError::Unreachable(_)) => tracing::warn!(%error, "a mail waits"),
+            Err(error) => {
+                tracing::warn!(%error, "a mail was not sent");
+                return;
+            }
+        }
+    }
+    tracing::error!("a mail was given up");
+}

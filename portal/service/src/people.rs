@@ -1,0 +1,16 @@
+//! People: how they get in, what they are, and how they leave.
+
+pub mod accounts;
+pub mod credentials;
+pub mod groups;
+pub mod invitations;
+pub mod login;
+pub mod oneself;
+pub mod password_rules;
+pub mod passwords;
+pub mod registration;
+pub mod reset;
+pub mod second_factor;
+pub mod sessions;
+pub mod setup;
+pub mod tokens;

@@ -1,0 +1,125 @@
+//! Groups.
+
+use culvert_portal_model::id::Id;
+use culvert_portal_model::page::{Page, PageRequest};
+use culvert_portal_model::people::Group;
+use culvert_portal_model::permission::Action;
+use culvert_portal_model::problem::Problem;
+use culvert_portal_store::{StoreError, Writing, groups, users};
+
+use crate::actor::{Actor, Reach};
+use crate::fault::Fault;
+use crate::input;
+use crate::portal::Portal;
+use crate::trail::Change;
+
+/// Members that a group has at most.
+const MEMBERS_MAX: usize = 1_000;
+
+/// What a group is to be.
+#[derive(Debug, Clone, Default)]
+pub struct GroupWish {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Who is in it.
+    pub members: Vec<Id>,
+}
+
+/// A page of groups, in the order of their names.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn list(portal: &Portal, actor: &Actor, page: &PageRequest) -> Result<Page<Group>, Fault> {
+    let reach = portal.permit(actor, Action::GroupList).await?;
+    let rows = groups::list(&mut portal.database.read().await?, reach.owner(), page).await?;
+    Ok(Page::of(rows, page.rows, |group| group.name.clone()))
+}
+
+/// One group.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn show(portal: &Portal, actor: &Actor, id: Id) -> Result<Group, Fault> {
+    let reach = portal.permit(actor, Action::GroupList).await?;
+    let group = groups::by_id(&mut portal.database.read().await?, id).await?;
+    let seen = group.filter(|group| match reach {
+        Reach::Any => true,
+        Reach::Own(user) => group.members.contains(&user),
+    });
+    seen.ok_or_else(|| Fault::not_found("group"))
+}
+
+/// Makes a group.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn create(portal: &Portal, actor: &Actor, wish: &GroupWish) -> Result<Group, Fault> {
+    portal.permit(actor, Action::GroupEdit).await?;
+    let mut writing = portal.database.write().await?;
+    let group = checked(&mut writing, portal.new_id(), wish).await?;
+    groups::insert(&mut writing, &Group { version: 0, ..group.clone() }).await.map_err(|error| taken(error, &group))?;
+    groups::replace(&mut writing, &group, 0).await?;
+    portal.record(&mut writing, actor, Action::GroupEdit, Change::of("group", group.id).to(&group)).await?;
+    portal.commit(writing).await?;
+    Ok(group)
+}
+
+/// Replaces a group of a version.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn edit(portal: &Portal, actor: &Actor, id: Id, wish: &GroupWish, version: i64) -> Result<Group, Fault> {
+    portal.permit(actor, Action::GroupEdit).await?;
+    let mut writing = portal.database.write().await?;
+    let before = groups::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("group"))?;
+    let after = Group { version: version + 1, ..checked(&mut writing, id, wish).await? };
+    if !groups::replace(&mut writing, &after, version).await.map_err(|error| taken(error, &after))? {
+        return Err(Fault::changed("group"));
+    }
+    let change = Change::of("group", id).from(&before).to(&after);
+    portal.record(&mut writing, actor, Action::GroupEdit, change).await?;
+    portal.commit(writing).await?;
+    Ok(after)
+}
+
+/// Deletes a group of a version.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Result<(), Fault> {
+    portal.permit(actor, Action::GroupEdit).await?;
+    let mut writing = portal.database.write().await?;
+    let before = groups::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("group"))?;
+    if !groups::delete(&mut writing, id, version).await? {
+        return Err(Fault::changed("group"));
+    }
+    portal.record(&mut writing, actor, Action::GroupEdit, Change::of("group", id).from(&before)).await?;
+    portal.commit(writing).await
+}
+
+async fn checked(writing: &mut Writing, id: Id, wish: &GroupWish) -> Result<Group, Fault> {
+    let name = input::login_name("name", &wish.name)?;
+    let description = input::line("description", &wish.description, 0, 500)?;
+    let mut members = wish.members.clone();
+    members.sort_unstable();
+    members.dedup();
+    if members.len() > MEMBERS_MAX {
+        let detail = format!("a group has at most {MEMBERS_MAX} members, not {}", members.len());
+        return Err(Fault::of_field("members", detail));
+    }
+    for member in &members {
+        if users::by_id(writing, *member).await?.is_none() {
+            return Err(Fault::of_field("members", format!("there is no person {member}")));
+        }
+    }
+    Ok(Group { id, name, description, members, version: 1 })
+}
+
+fn taken(error: StoreError, group: &Group) -> Fault {
+    match error {
+        StoreError::Taken => Fault::new(Problem::Conflict, format!("there is a group '{}' already", group.name)),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,89 @@
+//! The audit trail: entries in their order, never changed.
+
+use culvert_portal_model::page::PageRequest;
+use jiff::Timestamp;
+use sqlx::any::AnyRow;
+
+use crate::database::{Reads, Writing};
+use crate::error::StoreError;
+use crate::row;
+
+/// An entry in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its number, from 1.
+    pub number: i64,
+    /// When.
+    pub at: Timestamp,
+    /// What was done.
+    pub action: String,
+    /// To which thing.
+    pub object: Option<String>,
+    /// The entry's text: what is hashed.
+    pub body: String,
+    /// The chain's hash after it.
+    pub hash: String,
+}
+
+/// Which entries are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Those of this action; empty for all.
+    pub action: String,
+    /// Those about this thing; empty for all.
+    pub object: String,
+}
+
+/// Adds an entry at the end.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert(writing: &mut Writing, entry: &AuditRow) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO audit (number, at, action, object_id, body, hash) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(entry.number)
+        .bind(entry.at.as_microsecond())
+        .bind(entry.action.clone())
+        .bind(entry.object.clone())
+        .bind(entry.body.clone())
+        .bind(entry.hash.clone())
+        .execute(writing.connection())
+        .await?;
+    Ok(())
+}
+
+/// A page, newest first, and one more entry if there is one.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(reads: &mut impl Reads, filter: &Filter, page: &PageRequest) -> Result<Vec<AuditRow>, StoreError> {
+    let before = page.after.as_deref().and_then(|text| text.parse().ok()).unwrap_or(i64::MAX);
+    let query = sqlx::query(
+        "SELECT number, at, action, object_id, body, hash FROM audit WHERE number < $1 AND ($2 = '' OR action = $2) \
+         AND ($3 = '' OR object_id = $3) ORDER BY number DESC LIMIT $4",
+    );
+    let query =
+        query.bind(before).bind(filter.action.clone()).bind(filter.object.clone()).bind(i64::from(page.rows) + 1);
+    query.fetch_all(reads.connection()).await?.iter().map(of_row).collect()
+}
+
+/// Up to `most` entries behind a number, oldest first: to go through all of them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn after(reads: &mut impl Reads, number: i64, most: i64) -> Result<Vec<AuditRow>, StoreError> {
+    let query = sqlx::query(
+        "SELECT number, at, action, object_id, body, hash FROM audit WHERE number > $1 ORDER BY number LIMIT $2",
+    );
+    query.bind(number).bind(most).fetch_all(reads.connection()).await?.iter().map(of_row).collect()
+}
+
+fn of_row(row: &AnyRow) -> Result<AuditRow, StoreError> {
+    Ok(AuditRow {
+        number: row::number(row, "number")?,
+        at: row::time(row, "at")?,
+        action: row::text(row, "action")?,
+        object: row::text_or_none(row, "object_id")?,
+        body: row::text(row, "body")?,
+        hash: row::text(row, "hash")?,
+    })
+}

@@ -1,0 +1,181 @@
+//! Connections to the database, and transactions.
+//!
+//! Writing transactions of SQLite begin `IMMEDIATE` on one connection: one that reads first and
+//! writes later would fail at once when another commit came between, whatever the busy timeout.
+//! PostgreSQL has as many writers as connections.
+
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Transaction};
+
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::migrations;
+
+/// Readers of SQLite: more than the cores that a portal's host usually has gain nothing.
+const SQLITE_READERS: u32 = 4;
+/// Connections to PostgreSQL of one portal. Its default limit is 100 for all.
+const POSTGRESQL_CONNECTIONS: u32 = 16;
+/// How long a transaction waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    kind: Kind,
+    readers: AnyPool,
+    writers: AnyPool,
+}
+
+impl Database {
+    /// Opens `sqlite:PATH` (made if it is not there) or `postgresql://…`, and brings the schema up
+    /// to date.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let database = Self::connect(url).await?;
+        migrations::migrator(database.kind).run(&database.writers).await.map_err(migrations::failure)?;
+        Ok(database)
+    }
+
+    async fn connect(url: &str) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql };
+        let options = |connections| {
+            let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+            options.after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
+        };
+        match kind {
+            Kind::Sqlite => {
+                let url = if url.contains('?') { url.to_owned() } else { format!("{url}?mode=rwc") };
+                // The writer first: it makes the file and its journal.
+                let writers = options(1).connect(&url).await?;
+                let readers = options(SQLITE_READERS).connect_lazy(&url)?;
+                Ok(Self { kind, readers, writers })
+            }
+            Kind::Postgresql => {
+                let writers = options(POSTGRESQL_CONNECTIONS).connect(url).await?;
+                Ok(Self { kind, readers: writers.clone(), writers })
+            }
+        }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// A connection for single questions; each sees what is committed when it is asked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read(&self) -> Result<Reading, StoreError> {
+        Ok(Reading(self.readers.acquire().await?))
+    }
+
+    /// Begins a transaction that writes. Dropped without [`Writing::commit`], it changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn write(&self) -> Result<Writing, StoreError> {
+        let transaction = match self.kind {
+            Kind::Sqlite => self.writers.begin_with("BEGIN IMMEDIATE").await?,
+            Kind::Postgresql => self.writers.begin().await?,
+        };
+        Ok(Writing { kind: self.kind, transaction })
+    }
+
+    /// Whether a question is answered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(self.read().await?.connection()).await?;
+        Ok(())
+    }
+
+    /// Writes a copy of a SQLite database as of now, while others go on writing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also if the database is not a file.
+    pub async fn back_up_into(&self, path: &str) -> Result<(), StoreError> {
+        if self.kind != Kind::Sqlite {
+            return Err(StoreError::Failed("a PostgreSQL database is backed up with pg_dump".to_owned()));
+        }
+        sqlx::query("VACUUM INTO $1").bind(path.to_owned()).execute(self.read().await?.connection()).await?;
+        Ok(())
+    }
+
+    /// Ends all connections, after what runs on them.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+}
+
+/// Something that questions can be asked on.
+pub trait Reads: Send {
+    /// The connection.
+    fn connection(&mut self) -> &mut AnyConnection;
+}
+
+/// A connection for single questions.
+#[derive(Debug)]
+pub struct Reading(PoolConnection<Any>);
+
+impl Reads for Reading {
+    fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.0
+    }
+}
+
+/// A transaction that writes.
+#[derive(Debug)]
+pub struct Writing {
+    kind: Kind,
+    transaction: Transaction<'static, Any>,
+}
+
+impl Writing {
+    /// Makes all of it true.
+    ///
+    /// # Errors
+    /// [`StoreError`]. If the connection was lost, nobody knows whether it is.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit().await?)
+    }
+
+    /// Which database it is in.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Reads for Writing {
+    fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
+
+async fn prepare(kind: Kind, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let statement = match kind {
+        // FULL: what was answered as done is on the disk. decisions/0087 has what it costs.
+        Kind::Sqlite => {
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+             PRAGMA busy_timeout = 5000; PRAGMA journal_size_limit = 67108864;"
+        }
+        // The second is a net below the tasks that no disconnect drops: a transaction that is left
+        // open would hold its locks.
+        Kind::Postgresql => {
+            "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'; \
+             SET lock_timeout = '10s'; SET application_name = 'culvert-portal';"
+        }
+    };
+    connection.execute(statement).await?;
+    Ok(())
+}

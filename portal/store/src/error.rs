@@ -1,0 +1,88 @@
+//! What a database answers when it does not do what it was asked.
+
+/// Why something was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A name or key that must be unique is taken.
+    #[error("it is there already")]
+    Taken,
+    /// Others hold what this needs; the whole transaction may be repeated.
+    #[error("the database is busy")]
+    Busy,
+    /// There is no room on the database's disk.
+    #[error("the database's disk is full")]
+    Full,
+    /// The database cannot be reached.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// A newer portal has made this database.
+    #[error("the database has version {found}, this program knows versions up to {known}: use a newer program")]
+    Newer {
+        /// Of the database.
+        found: i64,
+        /// Of this program.
+        known: i64,
+    },
+    /// A row holds what this program never writes.
+    #[error("the database holds a {what} that cannot be read: {value}")]
+    Corrupt {
+        /// What it should be.
+        what: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// Anything else.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+impl StoreError {
+    /// Whether another try of the whole transaction may succeed.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Busy | Self::Unavailable(_) | Self::Full)
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(told) if told.is_unique_violation() => Self::Taken,
+            sqlx::Error::Database(told) => of_code(told.code().as_deref().unwrap_or(""), &error),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// SQLite's result codes are numbers (sqlite3.h), PostgreSQL's have five characters (its manual,
+/// appendix A).
+fn of_code(code: &str, error: &sqlx::Error) -> StoreError {
+    if let (Ok(number), true) = (code.parse::<u32>(), code.len() < 5) {
+        return match number & 0xFF {
+            // SQLITE_BUSY and SQLITE_LOCKED.
+            5 | 6 => StoreError::Busy,
+            // SQLITE_FULL.
+            13 => StoreError::Full,
+            // SQLITE_IOERR, SQLITE_CANTOPEN, SQLITE_READONLY.
+            10 | 14 | 8 => StoreError::Unavailable(error.to_string()),
+            _ => StoreError::Failed(error.to_string()),
+        };
+    }
+    match code {
+        // serialization_failure, deadlock_detected, lock_not_available.
+        "40001" | "40P01" | "55P03" => StoreError::Busy,
+        "53100" => StoreError::Full,
+        // read_only_sql_transaction: a standby after a failover; and what ends connections.
+        "25006" => StoreError::Unavailable(error.to_string()),
+        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => {
+            StoreError::Unavailable(error.to_string())
+        }
+        _ => StoreError::Failed(error.to_string()),
+    }
+}

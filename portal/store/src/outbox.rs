@@ -1,0 +1,157 @@
+//! What a transaction says of its change: entries of the audit trail, and events.
+//!
+//! They are written in the change's own transaction, so there is neither a change without its entry
+//! nor an entry without its change. Their numbers come later ([`take`]), from one sequencer at a
+//! time, which sees only what is committed: so a number never appears behind a higher one.
+
+use culvert_portal_model::id::Id;
+use jiff::Timestamp;
+use sqlx::any::AnyRow;
+
+use crate::database::{Reads as _, Writing};
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::row;
+
+/// What kind of thing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// An entry of the audit trail.
+    Audit,
+    /// An event for those who follow.
+    Event,
+}
+
+/// Something said.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    /// Names it, and sorts it.
+    pub id: Id,
+    /// An entry or an event; of an event, its kind.
+    pub said: Said,
+    /// The kind of event; empty for an entry.
+    pub kind: String,
+    /// Who may see the event; `None` for those who see everything.
+    pub owner: Option<Id>,
+    /// JSON.
+    pub body: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The prefix under which an entry's kind is kept.
+const AUDIT: &str = "audit";
+
+/// Says something with the transaction.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn insert(writing: &mut Writing, said: &OutboxRow) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO outbox (id, kind, owner, body, at) VALUES ($1, $2, $3, $4, $5)")
+        .bind(said.id.text())
+        .bind(match said.said {
+            Said::Audit => AUDIT.to_owned(),
+            Said::Event => format!("event {}", said.kind),
+        })
+        .bind(said.owner.map(Id::text))
+        .bind(said.body.clone())
+        .bind(said.at.as_microsecond())
+        .execute(writing.connection())
+        .await?;
+    Ok(())
+}
+
+/// Takes out up to `most` in the order in which they were said.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<OutboxRow>, StoreError> {
+    let query = sqlx::query("SELECT id, kind, owner, body, at FROM outbox ORDER BY id LIMIT $1").bind(most);
+    let rows: Vec<OutboxRow> =
+        query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
+    for taken in &rows {
+        let query = sqlx::query("DELETE FROM outbox WHERE id = $1").bind(taken.id.text());
+        query.execute(writing.connection()).await?;
+    }
+    Ok(rows)
+}
+
+/// The end of a chain of numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The last number; 0 if there is none.
+    pub number: i64,
+    /// The last hash.
+    pub hash: String,
+    /// The portal's signature.
+    pub signature: String,
+}
+
+/// Takes hold of the end of a chain until the transaction ends: nobody else numbers meanwhile.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn hold(writing: &mut Writing, name: &str) -> Result<Head, StoreError> {
+    let query = match writing.kind() {
+        Kind::Sqlite => sqlx::query("SELECT number, hash, signature FROM heads WHERE name = $1"),
+        Kind::Postgresql => sqlx::query("SELECT number, hash, signature FROM heads WHERE name = $1 FOR UPDATE"),
+    };
+    to_head(&query.bind(name.to_owned()).fetch_one(writing.connection()).await?)
+}
+
+/// Moves the end of a chain.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn move_head(writing: &mut Writing, name: &str, head: &Head) -> Result<(), StoreError> {
+    sqlx::query("UPDATE heads SET number = $1, hash = $2, signature = $3 WHERE name = $4")
+        .bind(head.number)
+        .bind(head.hash.clone())
+        .bind(head.signature.clone())
+        .bind(name.to_owned())
+        .execute(writing.connection())
+        .await?;
+    Ok(())
+}
+
+/// The end of a chain.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn head(reads: &mut impl crate::database::Reads, name: &str) -> Result<Head, StoreError> {
+    let query = sqlx::query("SELECT number, hash, signature FROM heads WHERE name = $1").bind(name.to_owned());
+    to_head(&query.fetch_one(reads.connection()).await?)
+}
+
+/// Whether something waits for its number.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_empty(reads: &mut impl crate::database::Reads) -> Result<bool, StoreError> {
+    Ok(sqlx::query("SELECT id FROM outbox LIMIT 1").fetch_optional(reads.connection()).await?.is_none())
+}
+
+fn to_head(row: &AnyRow) -> Result<Head, StoreError> {
+    Ok(Head {
+        number: row::number(row, "number")?,
+        hash: row::text(row, "hash")?,
+        signature: row::text(row, "signature")?,
+    })
+}
+
+fn of_row(row: &AnyRow) -> Result<OutboxRow, StoreError> {
+    let kind = row::text(row, "kind")?;
+    let (said, kind) = match kind.strip_prefix("event ") {
+        Some(event) => (Said::Event, event.to_owned()),
+        None if kind == AUDIT => (Said::Audit, String::new()),
+        None => return Err(StoreError::Corrupt { what: "kind of outbox entry", value: kind }),
+    };
+    Ok(OutboxRow {
+        id: row::id(row, "id")?,
+        said,
+        kind,
+        owner: row::id_or_none(row, "owner")?,
+        body: row::text(row, "body")?,
+        at: row::time(row, "at")?,
+    })
+}

@@ -1,0 +1,226 @@
+//! The real program `culvert-portal`, started by a test on a free port with its own state.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http::{Answer, Client, Request, wait_for};
+use crate::ports::Port;
+use crate::process::{self, Process};
+
+/// The password of everybody.
+pub const PASSWORD: &str = "analytical engine one";
+/// How long the portal may take to serve, on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program: `CULVERT_PORTAL_BIN`, or the one that cargo builds beside these tests.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn portal() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("CULVERT_PORTAL_BIN") {
+            return path.into();
+        }
+        let this = std::env::current_exe().expect("a program knows its own file");
+        let deps = this.parent().expect("a program lies in a directory");
+        let profile = deps.parent().expect("deps lies in a profile's directory");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "culvert-portal"]);
+        if profile.file_name().and_then(OsStr::to_str).is_some_and(|name| name != "debug") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the program under test does not build");
+        profile.join("culvert-portal")
+    })
+}
+
+/// How a portal is started.
+#[derive(Debug, Clone, Default)]
+pub struct PortalOptions {
+    /// The database's address; SQLite in the state directory if absent.
+    pub database: Option<String>,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+    /// Variables of the environment.
+    pub variables: Vec<(String, String)>,
+}
+
+/// A portal that runs. It is ended when this is dropped.
+#[derive(Debug)]
+pub struct RunningPortal {
+    /// Its process.
+    pub process: Process,
+    /// Its address, without a slash at the end.
+    pub url: String,
+    /// Where its metrics are.
+    pub metrics_url: String,
+    /// Its state directory.
+    pub state: PathBuf,
+    _folder: TempDir,
+}
+
+impl RunningPortal {
+    /// Starts one with an empty state, and waits until it serves.
+    ///
+    /// # Panics
+    /// With what it printed, if it does not serve.
+    #[must_use]
+    pub fn start(options: &PortalOptions) -> Self {
+        let state = process::folder();
+        let path = state.path().join("state");
+        Self::start_in(&path, options, state)
+    }
+
+    /// Starts one with a state that is there already, as after a crash.
+    ///
+    /// # Panics
+    /// With what it printed, if it does not serve.
+    #[must_use]
+    pub fn start_again(state: &Path, options: &PortalOptions) -> Self {
+        Self::start_in(state, options, process::folder())
+    }
+
+    fn start_in(state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
+        let (port, metrics) = (Port::reserve(), Port::reserve());
+        let (address, metrics_address) = (port.address(), metrics.address());
+        let mut command = command(state, options);
+        command.args(["--listen", &address.to_string(), "--metrics", &metrics_address.to_string()]);
+        command.args(&options.arguments);
+        let process = Process::spawn("portal", command, &folder);
+        let url = format!("http://{address}");
+        wait_for(&process, &mut Client::new(), &format!("{url}/readyz"), PATIENCE);
+        let metrics_url = format!("http://{metrics_address}/metrics");
+        Self { process, url, metrics_url, state: state.to_owned(), _folder: folder }
+    }
+
+    /// The secret of the setup link that it printed.
+    ///
+    /// # Panics
+    /// If it printed none.
+    #[must_use]
+    pub fn setup_secret(&self) -> String {
+        let mut found = None;
+        self.process.until("printing a setup link", PATIENCE, || {
+            found = self.process.output().split('#').nth(1).map(|rest| rest.lines().next().unwrap_or("").to_owned());
+            found.as_ref().is_some_and(|secret| secret.len() == 55)
+        });
+        found.expect("a secret")
+    }
+
+    /// Makes the first administrator, `ada`, and logs in.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn with_admin(&self) -> Browser {
+        let mut client = Client::new();
+        let account = json!({ "name": "ada", "password": PASSWORD });
+        let body = json!({ "secret": self.setup_secret(), "account": account });
+        let made = client.post_json(&format!("{}/api/v1/setup", self.url), &body);
+        assert_eq!(made.status, 201, "{}", made.text());
+        self.log_in("ada")
+    }
+
+    /// Logs somebody in.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn log_in(&self, name: &str) -> Browser {
+        let mut client = Client::new();
+        let body = json!({ "name": name, "password": PASSWORD });
+        let answer = client.post_json(&format!("{}/api/v1/sessions", self.url), &body);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        Browser { client, base: format!("{}/api/v1", self.url) }
+    }
+
+    /// Runs a command on the portal's host, beside the portal.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        options: &PortalOptions,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> process::Ran {
+        let mut command = command(&self.state, options);
+        command.args(arguments);
+        process::run("portal-command", command, PATIENCE)
+    }
+}
+
+/// Somebody who has logged in to a portal.
+#[derive(Debug, Clone)]
+pub struct Browser {
+    /// The client, with its cookies.
+    pub client: Client,
+    base: String,
+}
+
+impl Browser {
+    /// Gets something below `/api/v1`.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.send("GET", path, &[], None)
+    }
+
+    /// Posts JSON to something below `/api/v1`.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    #[track_caller]
+    pub fn post(&mut self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[], Some(body))
+    }
+
+    /// Sends any request to something below `/api/v1`.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    #[track_caller]
+    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+        let mut request = Request::new(method, &format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.with(name, value);
+        }
+        if let Some(body) = body {
+            request = request.with_body("application/json", body.to_string());
+        }
+        self.client.send(&request).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Makes an account with these roles and [`PASSWORD`]; gives its identifier.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn make_person(&mut self, name: &str, roles: &[&str]) -> String {
+        let answer = self.post("/users", &json!({ "name": name, "roles": roles, "password": PASSWORD }));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()["id"].as_str().expect("an identifier").to_owned()
+    }
+}
+
+/// The program with a state directory and a database; no other variable of Culvert reaches it.
+fn command(state: &Path, options: &PortalOptions) -> Command {
+    let mut command = Command::new(portal());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CULVERT_")) {
+        command.env_remove(name);
+    }
+    command.envs(options.variables.iter().map(|(name, value)| (name, value)));
+    command.arg("--state").arg(state);
+    if let Some(database) = &options.database {
+        command.args(["--database", database]);
+    }
+    command
+}

@@ -1,0 +1,3 @@
+//! What the service promises about people, on both databases, with a clock that the test moves.
+
+mod logging_in;
