@@ -10,7 +10,7 @@ use syn::{Attribute, Item, ItemMod};
 use super::sources::{Crate, Source, Tree};
 
 /// Crates whose whole code tests the others.
-const TEST_CRATES: &[&str] = &["culvert-tests", "culvert-simulator"];
+const TEST_CRATES: &[&str] = &["culvert-tests", "culvert-portal-tests", "culvert-simulator"];
 
 /// What a line of a source serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
