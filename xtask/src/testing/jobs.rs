@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 
 use super::programs::Program;
 
-/// The package whose programs are groups of modules.
-const WHOLE_SYSTEM: &str = "tests";
+/// The packages whose programs are groups of modules.
+const WHOLE_SYSTEM: [&str; 2] = ["tests", "portal-tests"];
 
 /// Modules that measure: nothing else runs beside them. Each with what it compares.
 const ALONE: [(&str, &str); 2] = [
@@ -44,8 +44,8 @@ pub struct Job {
     pub belongs_to: Vec<String>,
     /// Its executable.
     pub executable: PathBuf,
-    /// The program `culvert` that the whole-system tests run.
-    pub program: PathBuf,
+    /// Where the programs are that the whole-system tests run: `culvert` and `culvert-portal`.
+    pub programs: PathBuf,
     /// The directory in which it runs.
     pub directory: PathBuf,
     /// The full names of its tests.
@@ -105,8 +105,8 @@ fn of_program(program: &Program, tests: Vec<String>) -> Vec<Job> {
     let Program { package, target, is_integration, executable, directory } = program;
     let job = |name: String, belongs_to: Vec<String>, tests: Vec<String>| {
         let is_alone = ALONE.iter().any(|(alone, _)| *alone == name);
-        let (executable, program) = (executable.clone(), program_beside(executable));
-        Job { name, belongs_to, executable, program, directory: directory.clone(), tests, is_alone }
+        let (executable, programs) = (executable.clone(), programs_beside(executable));
+        Job { name, belongs_to, executable, programs, directory: directory.clone(), tests, is_alone }
     };
     if tests.is_empty() {
         return Vec::new();
@@ -114,7 +114,7 @@ fn of_program(program: &Program, tests: Vec<String>) -> Vec<Job> {
     if !is_integration {
         return vec![job(package.clone(), vec![package.clone()], tests)];
     }
-    if package != WHOLE_SYSTEM {
+    if !WHOLE_SYSTEM.contains(&package.as_str()) {
         let name = format!("{package}::{target}");
         return vec![job(name, vec![package.clone(), target.clone()], tests)];
     }
@@ -130,9 +130,9 @@ fn of_program(program: &Program, tests: Vec<String>) -> Vec<Job> {
     modules.into_iter().map(of_module).collect()
 }
 
-/// The program under test: a test is target/PROFILE/deps/test, the program target/PROFILE/culvert.
-fn program_beside(test: &Path) -> PathBuf {
-    test.parent().and_then(Path::parent).unwrap_or(Path::new("")).join("culvert")
+/// The programs under test: a test is target/PROFILE/deps/test, a program target/PROFILE/culvert.
+fn programs_beside(test: &Path) -> PathBuf {
+    test.parent().and_then(Path::parent).unwrap_or(Path::new("")).to_owned()
 }
 
 /// The names of a program's tests, or of those that are ignored.

@@ -22,15 +22,18 @@ pub struct Program {
 }
 
 /// The groups of whole-system tests; a build without one of them has lost something.
-const GROUPS: [&str; 5] = ["transfers", "faults", "hostile", "network", "commands"];
+const GROUPS: [&str; 8] =
+    ["transfers", "faults", "hostile", "network", "commands", "counterparts", "people", "portal"];
 
-/// Builds every test program of the workspace, and the program that the whole-system tests run.
+/// Builds every test program of the workspace, and the programs that the whole-system tests run.
 ///
 /// # Errors
 /// If something does not build.
 pub fn build(release: bool) -> anyhow::Result<Vec<Program>> {
     // A test must not build the program while it is being timed.
     cargo(&["build", "--locked", "--package", "culvert"], release, false)?;
+    // With the features that the tests bring: its dependencies are built once.
+    cargo(&["build", "--locked", "--workspace", "--bin", "culvert-portal"], release, false)?;
     let messages = cargo(&["test", "--workspace", "--locked", "--no-run"], release, true)?;
     let mut programs = Vec::new();
     for line in messages.lines() {

@@ -104,7 +104,8 @@ fn command(job: &Job, libtest: &[String]) -> Command {
     let mut command = Command::new(&job.executable);
     command.current_dir(&job.directory).env("CARGO_MANIFEST_DIR", &job.directory);
     // Built before: each program would otherwise ask cargo for it, which does one at a time.
-    command.env("CULVERT_BIN", &job.program);
+    command.env("CULVERT_BIN", job.programs.join("culvert"));
+    command.env("CULVERT_PORTAL_BIN", job.programs.join("culvert-portal"));
     // `skipped: why` must be seen.
     command.args(["--exact", "--show-output"]).args(libtest).args(&job.tests);
     command
@@ -211,7 +212,7 @@ mod tests {
             name: "job".to_owned(),
             belongs_to: Vec::new(),
             executable: "/bin/true".into(),
-            program: "/bin/true".into(),
+            programs: "/bin".into(),
             directory: "/".into(),
             tests: vec!["a".to_owned()],
             is_alone: false,

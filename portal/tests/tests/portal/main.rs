@@ -1,0 +1,3 @@
+//! What the program `culvert-portal` does, with real databases, proxies, clients and browsers.
+
+mod first_minutes;
