@@ -89,7 +89,15 @@ fn rest(follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
             if let Some(event) = follower.waiting.pop() {
                 return Some((Ok(event), follower));
             }
-            follower.look().await.ok()?;
+            // A task of its own: a client that goes away must not drop what is on its way to the
+            // database (tasks.rs).
+            let looking = tokio::spawn(async move {
+                let seen = follower.look().await;
+                (follower, seen)
+            });
+            let (looked, seen) = looking.await.ok()?;
+            follower = looked;
+            seen.ok()?;
             if follower.waiting.is_empty() {
                 follower.wait().await.ok()?;
             }

@@ -13,6 +13,8 @@ use crate::portal::Portal;
 /// and nothing of it is committed, since that would have marked it as done.
 const WORK_MAX: Duration = Duration::from_secs(60);
 
+const BUSY: &str = "the first request with this Idempotency-Key is being worked on: try again in a moment";
+
 /// The kind under which answers are sealed.
 const KIND: &str = "answer";
 
@@ -54,15 +56,15 @@ pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str)
             "the request with this Idempotency-Key was carried out, but its answer was lost with the portal that \
              made it: read what is there",
         ),
-        Some(seen) if now.as_second() - seen.created_at.as_second() <= WORK_MAX.as_secs() as i64 => {
-            conflict("the first request with this Idempotency-Key is being worked on: try again in a moment")
-        }
-        _ => {
-            idempotency::forget(&mut writing, caller, key).await?;
-            idempotency::begin(&mut writing, caller, key, request_hash, now).await?;
+        Some(seen) if now.as_second() - seen.created_at.as_second() > WORK_MAX.as_secs() as i64 => {
+            if !idempotency::take_over(&mut writing, caller, key, &seen, now).await? {
+                return conflict(BUSY);
+            }
             writing.commit().await?;
             Ok(Verdict::Do)
         }
+        // It may also have been forgotten since it was found in the way.
+        _ => conflict(BUSY),
     }
 }
 

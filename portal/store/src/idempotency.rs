@@ -53,6 +53,28 @@ pub async fn begin(
     Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
 }
 
+/// Takes over a request whose portal has died at its work; says whether nobody else did.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn take_over(
+    writing: &mut Writing,
+    caller: &str,
+    name: &str,
+    seen: &Seen,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query(
+        "UPDATE idempotency SET created_at = $1 WHERE caller = $2 AND name = $3 AND created_at = $4 AND status IS NULL",
+    );
+    let query = query
+        .bind(at.as_microsecond())
+        .bind(caller.to_owned())
+        .bind(name.to_owned())
+        .bind(seen.created_at.as_microsecond());
+    Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
+}
+
 /// What is known of a request.
 ///
 /// # Errors
