@@ -37,8 +37,8 @@ macro_rules! exit_codes {
 
 exit_codes! {
     Done = 0, "done", "done, or nothing to do", "";
-    Failed = 1, "failed", "failed", "what the message says";
-    Usage = 2, "usage", "the command line is wrong", "`culvert COMMAND --help`";
+    Failed = 1, "failed", "failed", "see what the message says";
+    Usage = 2, "usage", "the command line is wrong", "see `culvert COMMAND --help`";
     NotFound = 3, "not_found",
         "a source, destination, host name, profile or transfer does not exist",
         "check what the message names, on the host it names";
@@ -53,10 +53,10 @@ exit_codes! {
         "fix the causes listed under `errors` in the result and run the same command again: only those files are sent";
     BadHost = 7, "bad_host",
         "the configuration or the host is unsuitable",
-        "`culvert config show --origin`, `culvert doctor`";
+        "see `culvert config show --origin` and `culvert doctor`";
     NothingToDo = 9, "nothing_to_do",
         "nothing to do, with `--error-on-no-transfer` only; otherwise 0",
-        "nothing: the files already exist";
+        "none is needed: the files already exist";
     TimedOut = 10, "timed_out",
         "timed out while waiting",
         "the transfer continues: run `culvert transfer wait ID` again";
