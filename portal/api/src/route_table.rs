@@ -34,6 +34,8 @@ pub const ROUTES: &[Route] = &[
     open("POST", "/api/v1/invitations/accept"),
     open("POST", "/api/v1/password-resets"),
     open("POST", "/api/v1/password-resets/complete"),
+    open("POST", "/api/v1/device/code"),
+    open("POST", "/api/v1/device/token"),
     // Oneself.
     route("GET", "/api/v1/me", Action::SelfShow),
     route("PATCH", "/api/v1/me", Action::SelfEdit),
@@ -51,6 +53,9 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/tokens", Action::TokenList),
     route("POST", "/api/v1/tokens", Action::TokenCreate),
     route("DELETE", "/api/v1/tokens/{id}", Action::TokenRevoke),
+    route("GET", "/api/v1/device", Action::DeviceShow),
+    route("POST", "/api/v1/device/approve", Action::DeviceApprove),
+    route("POST", "/api/v1/device/deny", Action::DeviceApprove),
     // People.
     route("GET", "/api/v1/users", Action::UserList),
     route("POST", "/api/v1/users", Action::UserCreate),

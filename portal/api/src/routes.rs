@@ -1,6 +1,7 @@
 //! The routes, a file for each kind of thing.
 
 mod audit;
+mod devices;
 mod groups;
 mod invitations;
 mod me;
@@ -25,6 +26,7 @@ pub fn all() -> OpenApiRouter<Api> {
         .merge(me::routes())
         .merge(sessions::routes())
         .merge(tokens::routes())
+        .merge(devices::routes())
         .merge(users::routes())
         .merge(groups::routes())
         .merge(invitations::routes())

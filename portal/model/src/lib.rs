@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod devices;
 pub mod id;
 pub mod page;
 pub mod people;
 pub mod permission;
 pub mod problem;
+pub mod providers;
 pub mod role;
 pub mod scope;
 pub mod settings;

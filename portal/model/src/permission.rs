@@ -102,6 +102,8 @@ actions! {
     TokenCreate, "token.create", Never, true,                              [Own Own Own Own Own];
     /// Revoke an API token.
     TokenRevoke, "token.revoke", Never, false,                             [Any Own Own Own Own];
+    /// See what a device without a browser wants.
+    DeviceShow, "device.show", Never, false,                               [Own Own Own Own Own];
     /// Let a device without a browser log in as oneself.
     DeviceApprove, "device.approve", Never, true,                          [Own Own Own Own Own];
     /// Link or unlink one's account at an identity provider.

@@ -65,6 +65,14 @@ problems! {
     Spent, "spent", 410, "This is no longer valid";
     /// Somebody changed it since it was read.
     Changed, "changed", 412, "It has changed in the meantime";
+    /// A device asks whether it was let in, and nobody has decided yet.
+    AuthorizationPending, "authorization-pending", 400, "Nobody has let the device in yet";
+    /// A device asks too often.
+    SlowDown, "slow-down", 400, "The device asks too often";
+    /// A device asks whether it was let in, and was not.
+    AccessDenied, "access-denied", 400, "The device was not let in";
+    /// A device asks with a code that was used or has expired.
+    ExpiredToken, "expired-token", 400, "The device's code is no longer valid";
     /// The content is larger than it may be.
     TooLarge, "too-large", 413, "The content is too large";
     /// The content is not `application/json`.

@@ -30,6 +30,10 @@ pub const LOGIN_OF_ACCOUNT: Limit =
     Limit { what: "attempts for this account from unknown networks", burst: 50, every: Duration::from_secs(20) };
 /// Wrong codes for one account: a million codes of six digits cannot be tried in a lifetime.
 pub const CODES_OF_ACCOUNT: Limit = Limit { what: "codes for this account", burst: 10, every: Duration::from_secs(60) };
+/// Codes of devices that one account looks for: it is let in for a code that it was shown, and
+/// guesses nobody else's.
+pub const DEVICE_CODES_OF_ACCOUNT: Limit =
+    Limit { what: "codes of devices from this account", burst: 20, every: Duration::from_secs(30) };
 /// Mails with links to one account.
 pub const MAILS_OF_ACCOUNT: Limit = Limit { what: "mails to this account", burst: 3, every: Duration::from_secs(600) };
 /// Requests for links, registrations and device codes from one address.

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod credentials;
+pub mod devices;
 pub mod groups;
 pub mod invitations;
 pub mod login;

@@ -82,6 +82,8 @@ CREATE TABLE links (
 );
 CREATE INDEX links_of_user ON links (user_id);
 
+-- Devices without a browser that wait for somebody to let them in: 'waiting', 'approved' (by
+-- user_id, for a token of so many days), or 'denied'.
 CREATE TABLE device_grants (
     id TEXT NOT NULL PRIMARY KEY,
     device_hash TEXT NOT NULL UNIQUE,
@@ -90,20 +92,26 @@ CREATE TABLE device_grants (
     scopes TEXT NOT NULL,
     state TEXT NOT NULL,
     user_id TEXT REFERENCES users (id),
+    days BIGINT NOT NULL,
     address TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
-    polled_at BIGINT NOT NULL
+    polled_at BIGINT NOT NULL,
+    poll_seconds BIGINT NOT NULL
 );
+CREATE INDEX device_grants_by_end ON device_grants (expires_at);
+CREATE INDEX device_grants_of_user ON device_grants (user_id);
 
 -- Exchanges with a browser of several steps: what the portal must remember of the first.
 CREATE TABLE ceremonies (
     secret_hash TEXT NOT NULL PRIMARY KEY,
     kind TEXT NOT NULL,
     user_id TEXT REFERENCES users (id),
-    body BYTEA NOT NULL,
+    body TEXT NOT NULL,
     expires_at BIGINT NOT NULL
 );
+CREATE INDEX ceremonies_of_user ON ceremonies (user_id);
+CREATE INDEX ceremonies_by_end ON ceremonies (expires_at);
 
 CREATE TABLE passkeys (
     id TEXT NOT NULL PRIMARY KEY,
@@ -115,6 +123,7 @@ CREATE TABLE passkeys (
     last_used_at BIGINT
 );
 
+-- 'scopes' has words with spaces between; 'roles_by_group' is JSON; 'accounts' says who gets one.
 CREATE TABLE providers (
     id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -132,6 +141,7 @@ CREATE TABLE providers (
 );
 
 CREATE TABLE identities (
+    id TEXT NOT NULL UNIQUE,
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
     user_id TEXT NOT NULL REFERENCES users (id),
@@ -142,6 +152,7 @@ CREATE TABLE identities (
     PRIMARY KEY (issuer, subject)
 );
 CREATE INDEX identities_of_user ON identities (user_id);
+CREATE INDEX identities_of_provider ON identities (provider_id);
 
 CREATE TABLE user_groups (
     id TEXT NOT NULL PRIMARY KEY,

@@ -87,6 +87,16 @@ pub async fn delete(writing: &mut Writing, id: Id) -> Result<bool, StoreError> {
     Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
 }
 
+/// Withdraws all invitations that one person has made and that are unused.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn delete_unused_of(writing: &mut Writing, created_by: Id) -> Result<u64, StoreError> {
+    let query =
+        sqlx::query("DELETE FROM invitations WHERE created_by = $1 AND used_at IS NULL").bind(created_by.text());
+    Ok(query.execute(writing.connection()).await?.rows_affected())
+}
+
 fn of_row(row: &AnyRow) -> Result<Invitation, StoreError> {
     Ok(Invitation {
         id: row::id(row, "id")?,

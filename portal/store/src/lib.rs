@@ -10,11 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod ceremonies;
 pub mod database;
+pub mod devices;
 pub mod error;
 pub mod events;
 pub mod groups;
 pub mod idempotency;
+pub mod identities;
 pub mod invitations;
 pub mod keys;
 pub mod kind;
@@ -22,6 +25,7 @@ pub mod limits;
 pub mod links;
 mod migrations;
 pub mod outbox;
+pub mod providers;
 pub mod recovery_codes;
 mod row;
 pub mod sessions;

@@ -35,6 +35,12 @@ pub fn number(row: &AnyRow, column: &str) -> Result<i64, StoreError> {
     Ok(row.try_get(column)?)
 }
 
+/// A whole number that is small and not below zero.
+pub fn small(row: &AnyRow, column: &str, what: &'static str) -> Result<u32, StoreError> {
+    let value = number(row, column)?;
+    u32::try_from(value).map_err(|_| StoreError::Corrupt { what, value: value.to_string() })
+}
+
 /// A whole number, or nothing.
 pub fn number_or_none(row: &AnyRow, column: &str) -> Result<Option<i64>, StoreError> {
     Ok(row.try_get(column)?)

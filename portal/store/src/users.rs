@@ -117,6 +117,16 @@ pub async fn use_totp_step(writing: &mut Writing, user: Id, step: i64) -> Result
     Ok(done.rows_affected() == 1)
 }
 
+/// Counts a change of an account that is none of its row.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn count_change(writing: &mut Writing, user: Id) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE users SET version = version + 1 WHERE id = $1").bind(user.text());
+    query.execute(writing.connection()).await?;
+    Ok(())
+}
+
 /// Remembers that somebody logged in. This is no change of the account.
 ///
 /// # Errors
@@ -223,6 +233,15 @@ pub async fn set_roles(writing: &mut Writing, user: Id, origin: &str, roles: &[R
             .await?;
     }
     Ok(())
+}
+
+/// Who has roles that one origin has given.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn with_roles_of(reads: &mut impl Reads, origin: &str) -> Result<Vec<Id>, StoreError> {
+    let query = sqlx::query("SELECT DISTINCT user_id FROM user_roles WHERE origin = $1").bind(origin.to_owned());
+    query.fetch_all(reads.connection()).await?.iter().map(|found| row::id(found, "user_id")).collect()
 }
 
 fn of_row(row: &AnyRow) -> Result<UserRow, StoreError> {

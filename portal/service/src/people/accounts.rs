@@ -7,7 +7,7 @@ use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_store::users::{self, BY_HAND, UserRow};
-use culvert_portal_store::{Reads, Writing, links, sessions, tokens};
+use culvert_portal_store::{Reads, Writing, devices, links, sessions, tokens};
 
 use jiff::Timestamp;
 
@@ -232,6 +232,7 @@ pub(crate) async fn end_credentials(writing: &mut Writing, user: Id, now: Timest
     sessions::end_of(writing, user, None, now).await?;
     tokens::delete_of(writing, user).await?;
     links::delete_of(writing, user, None).await?;
+    devices::delete_of(writing, user).await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use culvert_portal_model::audit::Who;
 use culvert_portal_model::people::User;
 use culvert_portal_model::permission::Action;
-use culvert_portal_store::{links, sessions, users};
+use culvert_portal_store::{devices, links, sessions, users};
 
 use crate::actor::Actor;
 use crate::fault::Fault;
@@ -71,6 +71,7 @@ pub async fn change_password(portal: &Portal, actor: &Actor, new: &str) -> Resul
     };
     sessions::end_of(&mut writing, user, current, portal.now()).await?;
     links::delete_of(&mut writing, user, None).await?;
+    devices::delete_of(&mut writing, user).await?;
     portal.record(&mut writing, actor, Action::PasswordChange, Change::of("user", user)).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();

@@ -8,7 +8,7 @@ use culvert_portal_model::problem::Problem;
 use culvert_portal_seams::mail::Mail;
 use culvert_portal_store::links::{self, LinkRow};
 use culvert_portal_store::users::{self, UserRow};
-use culvert_portal_store::{Writing, sessions};
+use culvert_portal_store::{Writing, devices, sessions};
 use jiff::SignedDuration;
 
 use crate::actor::Actor;
@@ -100,6 +100,7 @@ pub async fn reset_password(portal: &Portal, actor: &Actor, secret: &str, new: &
     accounts::replace(&mut writing, &row, version).await?;
     sessions::end_of(&mut writing, row.id, None, portal.now()).await?;
     links::delete_of(&mut writing, row.id, None).await?;
+    devices::delete_of(&mut writing, row.id).await?;
     portal.record(&mut writing, actor, Action::PasswordChange, Change::of("user", row.id)).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
