@@ -55,7 +55,7 @@ impl Credential {
             }
             return Ok(Self::Token(token.trim().to_owned()));
         }
-        Ok(cookie::secret(headers, is_secure).map_or(Self::None, Self::Session))
+        Ok(cookie::secret(headers, cookie::Name::Session, is_secure).map_or(Self::None, Self::Session))
     }
 
     /// Who has it now.

@@ -34,6 +34,10 @@ pub const ROUTES: &[Route] = &[
     open("POST", "/api/v1/invitations/accept"),
     open("POST", "/api/v1/password-resets"),
     open("POST", "/api/v1/password-resets/complete"),
+    open("GET", "/api/v1/login/providers"),
+    open("GET", "/api/v1/login/oidc/{name}"),
+    open("GET", "/api/v1/login/oidc/callback"),
+    open("POST", "/api/v1/login/second-factor"),
     open("POST", "/api/v1/device/code"),
     open("POST", "/api/v1/device/token"),
     // Oneself.
@@ -45,6 +49,10 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/v1/me/second-factor/confirm", Action::SecondFactorChange),
     route("DELETE", "/api/v1/me/second-factor", Action::SecondFactorChange),
     route("POST", "/api/v1/me/recovery-codes", Action::SecondFactorChange),
+    route("GET", "/api/v1/me/identities", Action::SelfShow),
+    route("GET", "/api/v1/me/identities/link/{name}", Action::IdentityLink),
+    route("DELETE", "/api/v1/me/identities/{id}", Action::IdentityLink),
+    route("GET", "/api/v1/me/step-up/oidc/{name}", Action::StepUp),
     // Sessions and tokens.
     route("GET", "/api/v1/sessions", Action::SessionList),
     route("DELETE", "/api/v1/sessions/current", Action::SessionRevoke),
@@ -71,6 +79,11 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/invitations", Action::InvitationList),
     route("POST", "/api/v1/invitations", Action::InvitationCreate),
     route("DELETE", "/api/v1/invitations/{id}", Action::InvitationRevoke),
+    route("GET", "/api/v1/providers", Action::ProviderList),
+    route("POST", "/api/v1/providers", Action::ProviderEdit),
+    route("GET", "/api/v1/providers/{id}", Action::ProviderList),
+    route("PUT", "/api/v1/providers/{id}", Action::ProviderEdit),
+    route("DELETE", "/api/v1/providers/{id}", Action::ProviderEdit),
     // The portal.
     route("GET", "/api/v1/settings", Action::SettingsShow),
     route("PUT", "/api/v1/settings", Action::SettingsEdit),

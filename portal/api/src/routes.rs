@@ -3,10 +3,13 @@
 mod audit;
 mod devices;
 mod groups;
+mod identities;
 mod invitations;
 mod me;
 mod paths;
 mod people_documents;
+mod provider_login;
+mod providers;
 mod sessions;
 mod settings;
 mod tokens;
@@ -23,13 +26,16 @@ use crate::state::Api;
 pub fn all() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .merge(without_login::routes())
+        .merge(provider_login::routes())
         .merge(me::routes())
+        .merge(identities::routes())
         .merge(sessions::routes())
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(users::routes())
         .merge(groups::routes())
         .merge(invitations::routes())
+        .merge(providers::routes())
         .merge(settings::routes())
         .merge(audit::routes())
         .routes(routes!(events::follow))

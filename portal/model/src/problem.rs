@@ -45,6 +45,14 @@ problems! {
     WrongCredentials, "wrong-credentials", 401, "The name, password or code is wrong";
     /// The password was right; a code of the second factor is needed too.
     SecondFactorNeeded, "second-factor-needed", 401, "A code of the second factor is needed";
+    /// The identity provider has not confirmed who somebody is.
+    ProviderRefused, "provider-refused", 403, "The identity provider has not confirmed this";
+    /// No account is linked to the identity.
+    NotLinked, "not-linked", 403, "No account is linked to this identity";
+    /// The account waits for approval or is deactivated.
+    AccountInactive, "account-inactive", 403, "The account is not active";
+    /// Administrators and operators need a second factor here, and there is none yet.
+    SecondFactorMissing, "second-factor-missing", 403, "Set up a second factor first";
     /// The last proof is too long ago for this action.
     StepUpNeeded, "step-up-needed", 403, "Prove again who you are";
     /// The roles or the token's scopes do not include this.

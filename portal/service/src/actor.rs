@@ -19,6 +19,8 @@ pub struct Actor {
     pub roles: Vec<Role>,
     /// What the token may be used for; `None` without a token.
     pub scopes: Option<Vec<Scope>>,
+    /// Whether their account has a second factor.
+    pub has_second_factor: bool,
     /// When they last proved who they are.
     pub proved_at: Option<Timestamp>,
     /// The address that they ask from.
@@ -81,7 +83,16 @@ impl Actor {
     }
 
     const fn of(who: Who) -> Self {
-        Self { who, roles: Vec::new(), scopes: None, proved_at: None, address: None, request: None, idempotency: None }
+        Self {
+            who,
+            roles: Vec::new(),
+            scopes: None,
+            has_second_factor: false,
+            proved_at: None,
+            address: None,
+            request: None,
+            idempotency: None,
+        }
     }
 
     /// Their account.
@@ -99,6 +110,21 @@ impl Actor {
     /// [`Problem::NotLoggedIn`].
     pub fn oneself(&self) -> Result<Id, Fault> {
         self.user().ok_or_else(|| Fault::new(Problem::NotLoggedIn, "log in first"))
+    }
+
+    /// Refuses those who change what belongs to others, while they have no second factor, all but
+    /// what leads to one.
+    ///
+    /// # Errors
+    /// [`Problem::SecondFactorMissing`].
+    pub fn check_second_factor(&self, action: Action) -> Result<(), Fault> {
+        let is_staff = self.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
+        let leads_there = [Action::SelfShow, Action::StepUp, Action::SecondFactorChange].contains(&action);
+        if !is_staff || self.has_second_factor || leads_there {
+            return Ok(());
+        }
+        let detail = "administrators and operators need a second factor here: set one up first";
+        Err(Fault::new(Problem::SecondFactorMissing, detail))
     }
 
     /// Whether, and on whose things, they may do something.

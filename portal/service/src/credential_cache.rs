@@ -29,6 +29,8 @@ pub struct Found {
     pub roles: Vec<Role>,
     /// What a token may be used for.
     pub scopes: Option<Vec<Scope>>,
+    /// Whether their account has a second factor.
+    pub has_second_factor: bool,
     /// When they last proved who they are.
     pub proved_at: Option<Timestamp>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_portal_store::{devices, events, idempotency, limits, links, sessions};
+use culvert_portal_store::{ceremonies, devices, events, idempotency, limits, links, sessions};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::fault::Fault;
@@ -44,6 +44,7 @@ pub async fn keep_house(portal: &Portal) -> Result<(), Fault> {
         most = most.max(idempotency::purge(&mut writing, before(ANSWERS_KEPT), STEP).await?);
         most = most.max(limits::purge(&mut writing, now, STEP).await?);
         most = most.max(devices::purge(&mut writing, now, STEP).await?);
+        most = most.max(ceremonies::purge(&mut writing, now, STEP).await?);
         links::purge(&mut writing, now).await?;
         writing.commit().await?;
         if most < STEP as u64 {

@@ -60,6 +60,23 @@ pub fn email(field: &'static str, text: &str) -> Result<String, Fault> {
     }
 }
 
+/// Checks a path of the portal to go on to. It begins with one slash: what a browser could take for
+/// another host is refused.
+///
+/// # Errors
+/// [`Fault`] of the field.
+pub fn path(field: &'static str, text: &str) -> Result<String, Fault> {
+    let rest = text.strip_prefix('/');
+    let well_formed = text.len() <= 1_000
+        && rest.is_some_and(|rest| !rest.starts_with('/'))
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if well_formed {
+        Ok(text.to_owned())
+    } else {
+        Err(Fault::of_field(field, format!("{field} must be a path of the portal, like /transfers")))
+    }
+}
+
 /// Control characters, and those that turn the direction of writing: they let one text look like
 /// another.
 fn is_hidden(character: char) -> bool {
@@ -86,6 +103,16 @@ mod tests {
             assert!(line("display_name", bad, 1, 128).is_err(), "{bad:?}");
         }
         assert!(line("display_name", &"ä".repeat(128), 1, 128).is_ok());
+    }
+
+    #[test]
+    fn paths_stay_at_the_portal() {
+        assert_eq!(path("next", "/device?code=A#b").unwrap(), "/device?code=A#b");
+        for bad in
+            ["", "x", "//evil.example", "/\\evil.example", "https://evil.example", "/\t/evil.example", "/é", "/ /x"]
+        {
+            assert!(path("next", bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod idempotency;
 pub mod input;
 pub mod limits;
 pub mod mail;
+pub mod oidc;
 pub mod people;
 pub mod portal;
 pub mod sealing;

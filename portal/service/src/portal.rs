@@ -13,6 +13,7 @@ use crate::actor::{Actor, Reach};
 use crate::credential_cache::Credentials;
 use crate::current_settings::CurrentSettings;
 use crate::fault::Fault;
+use crate::oidc::cache::ProviderCache;
 use crate::people::passwords::Passwords;
 use crate::sealing::Sealer;
 use crate::signing::SigningKey;
@@ -37,6 +38,8 @@ pub struct Portal {
     pub credentials: Credentials,
     /// The settings, as they were a moment ago.
     pub settings: CurrentSettings,
+    /// What is known of identity providers.
+    pub providers: ProviderCache,
     /// Rung after each commit that said something: the sequencer listens.
     pub said: Notify,
     /// Rung after events got their numbers: those who follow listen.
@@ -67,6 +70,7 @@ impl Portal {
             passwords,
             credentials: Credentials::default(),
             settings,
+            providers: ProviderCache::default(),
             said: Notify::new(),
             numbered: Notify::new(),
         };
@@ -104,12 +108,15 @@ impl Portal {
     /// Whether, and on whose things, somebody may do something.
     ///
     /// # Errors
-    /// See [`Actor::reach`].
+    /// See [`Actor::reach`] and [`Actor::check_second_factor`].
     pub async fn permit(&self, actor: &Actor, action: Action) -> Result<Reach, Fault> {
         if matches!(actor.who, Who::Host | Who::Portal) {
             return Ok(Reach::Any);
         }
         let settings = self.current_settings().await?;
+        if settings.second_factor_for_staff {
+            actor.check_second_factor(action)?;
+        }
         actor.reach(action, self.now(), settings.step_up_seconds)
     }
 }

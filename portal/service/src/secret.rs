@@ -20,6 +20,8 @@ pub enum Kind {
     Link,
     /// What a device without a browser polls with.
     Device,
+    /// What a browser has between two steps of an exchange.
+    Ceremony,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Invitation => "culvert_inv_",
             Self::Link => "culvert_lnk_",
             Self::Device => "culvert_dev_",
+            Self::Ceremony => "culvert_cer_",
         }
     }
 }

@@ -122,6 +122,7 @@ CREATE TABLE passkeys (
     created_at BIGINT NOT NULL,
     last_used_at BIGINT
 );
+CREATE INDEX passkeys_of_user ON passkeys (user_id);
 
 -- 'scopes' has words with spaces between; 'roles_by_group' is JSON; 'accounts' says who gets one.
 CREATE TABLE providers (

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod links;
 mod migrations;
 pub mod outbox;
+pub mod passkeys;
 pub mod providers;
 pub mod recovery_codes;
 mod row;

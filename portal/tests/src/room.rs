@@ -127,6 +127,7 @@ impl Room {
         Actor {
             who: Who::Session { user: logged_in.user.id, session: logged_in.session.id },
             roles: logged_in.user.roles,
+            has_second_factor: logged_in.user.second_factor,
             proved_at: Some(self.clock.now()),
             address: Some(ADDRESS.to_owned()),
             ..Actor::host()

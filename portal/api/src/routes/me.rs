@@ -149,7 +149,7 @@ async fn step_up(
     };
     let new = sessions::step_up(&api.portal, &actor, &secret, body.password.as_deref(), body.code.as_deref()).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Some(value) = cookie::set(Some(&new), api.is_secure) {
+    if let Some(value) = cookie::set(cookie::Name::Session, Some(&new), api.is_secure) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     Ok(response)

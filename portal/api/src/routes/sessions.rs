@@ -68,7 +68,7 @@ async fn list(
 async fn log_out(State(api): State<Api>, Caller(actor): Caller) -> Answer<Response> {
     login::log_out(&api.portal, &actor).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Some(value) = cookie::set(None, api.is_secure) {
+    if let Some(value) = cookie::set(cookie::Name::Session, None, api.is_secure) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     Ok(response)

@@ -85,7 +85,7 @@ pub struct PasswordByLink {
 pub fn with_cookie(api: &Api, logged_in: LoggedIn) -> Response {
     let document = LoggedInDocument { user: logged_in.user, session: logged_in.session };
     let mut response = (StatusCode::CREATED, Json(document)).into_response();
-    if let Some(value) = cookie::set(Some(&logged_in.secret), api.is_secure) {
+    if let Some(value) = cookie::set(cookie::Name::Session, Some(&logged_in.secret), api.is_secure) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     response

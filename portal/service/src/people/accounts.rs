@@ -3,11 +3,11 @@
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::people::{AccountState, User};
-use culvert_portal_model::permission::Action;
+use culvert_portal_model::permission::{Access, Action, access};
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_store::users::{self, BY_HAND, UserRow};
-use culvert_portal_store::{Reads, Writing, devices, links, sessions, tokens};
+use culvert_portal_store::{Reads, Writing, ceremonies, devices, invitations, links, passkeys, sessions, tokens};
 
 use jiff::Timestamp;
 
@@ -133,6 +133,7 @@ pub async fn set_roles(portal: &Portal, actor: &Actor, id: Id, roles: &[Role], v
     sessions::end_of(&mut writing, id, None, portal.now()).await?;
     keep_an_admin(&mut writing).await?;
     let after = read_back(&mut writing, id).await?;
+    withdraw_invitations(&mut writing, id, &after.roles).await?;
     let change = Change::of("user", id).from(&before.roles).to(&after.roles);
     portal.record(&mut writing, actor, Action::UserRoles, change).await?;
     portal.commit(writing).await?;
@@ -211,6 +212,7 @@ pub(crate) async fn shown(reads: &mut impl Reads, row: UserRow) -> Result<User, 
     let given = users::roles(reads, row.id).await?;
     let all: Vec<Role> = given.iter().map(|(role, _)| *role).collect();
     let by_hand: Vec<Role> = given.iter().filter(|(_, origin)| origin == BY_HAND).map(|(role, _)| *role).collect();
+    let second_factor = row.totp_secret.is_some() || passkeys::count_of(reads, row.id).await? > 0;
     Ok(User {
         id: row.id,
         name: row.name,
@@ -219,21 +221,25 @@ pub(crate) async fn shown(reads: &mut impl Reads, row: UserRow) -> Result<User, 
         state: row.state,
         roles: unique(&all),
         roles_by_hand: unique(&by_hand),
-        second_factor: row.totp_secret.is_some(),
+        second_factor,
         created_at: row.created_at,
         last_login_at: row.last_login_at,
         version: row.version,
     })
 }
 
-/// Ends everything by which somebody could get in without a new beginning. It stays ended when the
-/// account is activated again.
+/// Ends everything by which somebody could get in without a new beginning: sessions, tokens, links,
+/// devices that wait, logins that are under way, passkeys, and invitations that they could accept
+/// themselves. It stays ended when the account is activated again. What they know or are elsewhere
+/// (password, codes, identities) remains: it lets nobody in while the account is not active.
 pub(crate) async fn end_credentials(writing: &mut Writing, user: Id, now: Timestamp) -> Result<(), Fault> {
     sessions::end_of(writing, user, None, now).await?;
     tokens::delete_of(writing, user).await?;
     links::delete_of(writing, user, None).await?;
     devices::delete_of(writing, user).await?;
-    Ok(())
+    ceremonies::delete_of(writing, user).await?;
+    passkeys::delete_of(writing, user).await?;
+    withdraw_invitations(writing, user, &[]).await
 }
 
 fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {
@@ -251,8 +257,17 @@ fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {
     }
 }
 
+/// Withdraws the unused invitations of somebody who, with these roles, could make none: they may
+/// have kept the links for themselves.
+pub(crate) async fn withdraw_invitations(writing: &mut Writing, user: Id, roles: &[Role]) -> Result<(), Fault> {
+    if access(roles, Action::InvitationCreate) == Access::None {
+        invitations::delete_unused_of(writing, user).await?;
+    }
+    Ok(())
+}
+
 /// A portal that nobody administers any more could be repaired only on its host.
-async fn keep_an_admin(writing: &mut Writing) -> Result<(), Fault> {
+pub(crate) async fn keep_an_admin(writing: &mut Writing) -> Result<(), Fault> {
     if users::count_active_with(writing, Role::Admin).await? > 0 {
         return Ok(());
     }

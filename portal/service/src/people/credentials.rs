@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::actor::Actor;
 use crate::credential_cache::Found;
 use crate::fault::Fault;
+use crate::people::second_factor;
 use crate::portal::Portal;
 use crate::secret::{Kind, hash};
 
@@ -33,7 +34,7 @@ pub async fn who_has_session(portal: &Portal, secret: &str, address: &str) -> Re
     if session.expires_at <= now || idle > idle_seconds {
         return Ok(None);
     }
-    let Some(roles) = active_roles(&mut reading, session.user).await? else { return Ok(None) };
+    let Some((roles, has_second_factor)) = active(&mut reading, session.user).await? else { return Ok(None) };
     drop(reading);
     if idle >= NOTED_EVERY_SECONDS {
         let mut writing = portal.database.write().await?;
@@ -41,7 +42,7 @@ pub async fn who_has_session(portal: &Portal, secret: &str, address: &str) -> Re
         writing.commit().await?;
     }
     let who = Who::Session { user: session.user, session: session.id };
-    let found = Found { who, roles, scopes: None, proved_at: Some(session.proved_at) };
+    let found = Found { who, roles, scopes: None, has_second_factor, proved_at: Some(session.proved_at) };
     portal.credentials.keep(hash, found.clone(), now);
     Ok(Some(actor(found, address)))
 }
@@ -61,7 +62,7 @@ pub async fn who_has_token(portal: &Portal, secret: &str, address: &str) -> Resu
     if token.expires_at <= now {
         return Ok(None);
     }
-    let Some(roles) = active_roles(&mut reading, token.user).await? else { return Ok(None) };
+    let Some((roles, has_second_factor)) = active(&mut reading, token.user).await? else { return Ok(None) };
     drop(reading);
     let last = token.last_used_at.map_or(i64::MIN, Timestamp::as_second);
     if now.as_second().saturating_sub(last) >= NOTED_EVERY_SECONDS {
@@ -70,7 +71,7 @@ pub async fn who_has_token(portal: &Portal, secret: &str, address: &str) -> Resu
         writing.commit().await?;
     }
     let who = Who::Token { user: token.user, token: token.id };
-    let found = Found { who, roles, scopes: Some(token.scopes), proved_at: None };
+    let found = Found { who, roles, scopes: Some(token.scopes), has_second_factor, proved_at: None };
     portal.credentials.keep(hash, found.clone(), now);
     Ok(Some(actor(found, address)))
 }
@@ -80,19 +81,20 @@ fn actor(found: Found, address: &str) -> Actor {
         who: found.who,
         roles: found.roles,
         scopes: found.scopes,
+        has_second_factor: found.has_second_factor,
         proved_at: found.proved_at,
         address: Some(address.to_owned()),
         ..Actor::portal()
     }
 }
 
-/// The roles of an account, if it is active.
-async fn active_roles(reads: &mut culvert_portal_store::Reading, user: Id) -> Result<Option<Vec<Role>>, Fault> {
+/// The roles of an account, and whether it has a second factor, if it is active.
+async fn active(reads: &mut culvert_portal_store::Reading, user: Id) -> Result<Option<(Vec<Role>, bool)>, Fault> {
     let Some(user) = users::by_id(reads, user).await? else { return Ok(None) };
     if user.state != AccountState::Active {
         return Ok(None);
     }
     let mut roles: Vec<Role> = users::roles(reads, user.id).await?.into_iter().map(|(role, _)| role).collect();
     roles.dedup();
-    Ok(Some(roles))
+    Ok(Some((roles, second_factor::is_set_up(reads, &user).await?)))
 }

@@ -133,7 +133,8 @@ pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
 }
 
 async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str) -> Result<LoggedIn, Fault> {
-    if row.totp_secret.is_some() {
+    let needs_code = second_factor::is_set_up(&mut portal.database.read().await?, &row).await?;
+    if needs_code {
         if attempt.code.is_none() {
             let detail = "give a code of your second factor, or a recovery code";
             return Err(Fault::new(Problem::SecondFactorNeeded, detail));
@@ -144,8 +145,8 @@ async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str
     // Read again where nobody changes it: it may have been deactivated since.
     let row = users::by_id(&mut writing, row.id).await?.filter(|row| row.state == AccountState::Active);
     let row = row.ok_or_else(wrong)?;
-    if let Some(sealed) = &row.totp_secret
-        && !second_factor::spend_code(portal, &mut writing, &row, sealed, attempt.code.unwrap_or_default()).await?
+    if (needs_code || row.totp_secret.is_some())
+        && !second_factor::spend_any_code(portal, &mut writing, &row, attempt.code.unwrap_or_default()).await?
     {
         drop(writing);
         note_refusal(portal, attempt, &row.name).await?;

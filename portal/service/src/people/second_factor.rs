@@ -9,7 +9,7 @@ use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_seams::randomness::bytes;
 use culvert_portal_store::users::{self, UserRow};
-use culvert_portal_store::{Writing, recovery_codes};
+use culvert_portal_store::{Reads, Writing, passkeys, recovery_codes};
 use totp_rs::{Algorithm, Builder, Totp};
 
 use crate::actor::Actor;
@@ -91,6 +91,7 @@ pub async fn confirm(portal: &Portal, actor: &Actor, code: &str) -> Result<Vec<S
     let change = Change::of("user", user).to(&"second factor set up");
     portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
     portal.commit(writing).await?;
+    portal.credentials.forget();
     Ok(codes)
 }
 
@@ -109,7 +110,9 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     recovery_codes::replace(&mut writing, user, &[]).await?;
     let change = Change::of("user", user).to(&"second factor removed");
     portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
-    portal.commit(writing).await
+    portal.commit(writing).await?;
+    portal.credentials.forget();
+    Ok(())
 }
 
 /// Replaces the recovery codes.
@@ -131,6 +134,25 @@ pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<
     Ok(codes)
 }
 
+/// Whether somebody has a second factor.
+pub(crate) async fn is_set_up(reads: &mut impl Reads, row: &UserRow) -> Result<bool, Fault> {
+    Ok(row.totp_secret.is_some() || passkeys::count_of(reads, row.id).await? > 0)
+}
+
+/// Whether a code is good, also of somebody whose second factor is a passkey: they have codes for
+/// recovery. It is spent with that.
+pub(crate) async fn spend_any_code(
+    portal: &Portal,
+    writing: &mut Writing,
+    row: &UserRow,
+    code: &str,
+) -> Result<bool, Fault> {
+    match &row.totp_secret {
+        Some(sealed) => spend_code(portal, writing, row, sealed, code).await,
+        None => Ok(recovery_codes::spend(writing, row.id, &recovery_hash(row, &bare(code))).await?),
+    }
+}
+
 /// Whether a code is good, of the authenticator or for recovery. It is spent with that.
 pub(crate) async fn spend_code(
     portal: &Portal,
@@ -139,7 +161,7 @@ pub(crate) async fn spend_code(
     sealed: &[u8],
     code: &str,
 ) -> Result<bool, Fault> {
-    let code: String = code.chars().filter(|character| !character.is_whitespace()).take(64).collect();
+    let code = bare(code);
     if code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit()) {
         return match step_of(portal, row, sealed, &code)? {
             Some(step) => Ok(users::use_totp_step(writing, row.id, step).await?),
@@ -148,6 +170,10 @@ pub(crate) async fn spend_code(
     }
     let hash = recovery_hash(row, &code);
     Ok(recovery_codes::spend(writing, row.id, &hash).await?)
+}
+
+fn bare(code: &str) -> String {
+    code.chars().filter(|character| !character.is_whitespace()).take(64).collect()
 }
 
 /// The step whose code it is, if it is one of these minutes.

@@ -89,10 +89,11 @@ pub async fn step_up(
     portal.take_now(CODES_OF_ACCOUNT, &user.text()).await?;
     let wrong = || Fault::new(Problem::WrongCredentials, "the password or code is wrong");
     let row = users::by_id(&mut portal.database.read().await?, user).await?.ok_or_else(wrong)?;
-    if let (Some(_), None) = (&row.totp_secret, code) {
+    let needs_code = second_factor::is_set_up(&mut portal.database.read().await?, &row).await?;
+    if needs_code && code.is_none() {
         return Err(Fault::new(Problem::SecondFactorNeeded, "give a code of your second factor"));
     }
-    if row.totp_secret.is_none() {
+    if !needs_code {
         let stored = row.password_hash.as_deref();
         if !portal.passwords.is_right(password.unwrap_or_default(), stored, Place::Known).await? {
             return Err(wrong());
@@ -101,8 +102,8 @@ pub async fn step_up(
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.filter(|row| row.state == AccountState::Active);
     let row = row.ok_or_else(wrong)?;
-    if let Some(sealed) = &row.totp_secret
-        && !second_factor::spend_code(portal, &mut writing, &row, sealed, code.unwrap_or_default()).await?
+    if (needs_code || row.totp_secret.is_some())
+        && !second_factor::spend_any_code(portal, &mut writing, &row, code.unwrap_or_default()).await?
     {
         return Err(wrong());
     }
