@@ -1,4 +1,7 @@
 //! What the service promises about people, on both databases, with a clock that the test moves.
 
+mod authenticator;
 mod devices;
+mod identities;
+mod issuer;
 mod logging_in;
