@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
+use crate::kind::Kind;
 use crate::row;
 
 /// Who gave a role, if a person did.
@@ -190,6 +191,20 @@ pub async fn list(
 pub async fn count(reads: &mut impl Reads) -> Result<i64, StoreError> {
     let row = sqlx::query("SELECT COUNT(*) AS count FROM users").fetch_one(reads.connection()).await?;
     row::number(&row, "count")
+}
+
+/// Lets one transaction at a time take the role of an administrator from somebody: of two that take
+/// it from each other, the second sees what the first has done. To be called before anything is
+/// changed. Transactions of SQLite are one at a time anyway.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn lock_admins(writing: &mut Writing) -> Result<(), StoreError> {
+    if writing.kind() == Kind::Postgresql {
+        let query = sqlx::query("SELECT user_id FROM user_roles WHERE role = $1 ORDER BY user_id, origin FOR UPDATE");
+        query.bind(Role::Admin.word()).fetch_all(writing.connection()).await?;
+    }
+    Ok(())
 }
 
 /// How many active accounts have a role.

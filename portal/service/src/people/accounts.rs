@@ -94,6 +94,7 @@ pub async fn create(portal: &Portal, actor: &Actor, new: &NewUser) -> Result<Use
 pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, version: i64) -> Result<User, Fault> {
     portal.permit(actor, Action::UserEdit).await?.covers(id, "person")?;
     let mut writing = portal.database.write().await?;
+    users::lock_admins(&mut writing).await?;
     let mut row = users::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;
     let before = shown(&mut writing, row.clone()).await?;
     if let Some(name) = &edit.display_name {
@@ -126,6 +127,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, versi
 pub async fn set_roles(portal: &Portal, actor: &Actor, id: Id, roles: &[Role], version: i64) -> Result<User, Fault> {
     portal.permit(actor, Action::UserRoles).await?.covers(id, "person")?;
     let mut writing = portal.database.write().await?;
+    users::lock_admins(&mut writing).await?;
     let row = users::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;
     let before = shown(&mut writing, row.clone()).await?;
     replace(&mut writing, &row, version).await?;
@@ -266,7 +268,8 @@ pub(crate) async fn withdraw_invitations(writing: &mut Writing, user: Id, roles:
     Ok(())
 }
 
-/// A portal that nobody administers any more could be repaired only on its host.
+/// A portal that nobody administers any more could be repaired only on its host. The transaction
+/// has locked the administrators before it changed anything.
 pub(crate) async fn keep_an_admin(writing: &mut Writing) -> Result<(), Fault> {
     if users::count_active_with(writing, Role::Admin).await? > 0 {
         return Ok(());

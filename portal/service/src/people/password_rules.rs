@@ -86,13 +86,28 @@ fn is_trivial(password: &str, names: &[&str]) -> bool {
     });
     let climbs = steps.count() + 2 >= folded.len();
     let text: String = folded.iter().collect();
-    let rows = ["qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890"];
-    let rest = rows.iter().fold(text.clone(), |rest, row| rest.replace(row, ""));
     let named = names.iter().filter(|name| name.len() >= 3).any(|name| {
         let name = name.to_lowercase();
         text.contains(&name) && text.replace(&name, "").chars().count() < 4
     });
-    repeats || climbs || rest.chars().count() < 4 || named
+    repeats || climbs || beside_rows(&folded) < 4 || named
+}
+
+/// How many characters are not in a piece of a keyboard's row, in either direction.
+fn beside_rows(characters: &[char]) -> usize {
+    const PIECE: usize = 3;
+    let rows: Vec<String> = ["qwertyuiop", "qwertzuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm", "1234567890"]
+        .iter()
+        .flat_map(|row| [(*row).to_owned(), row.chars().rev().collect()])
+        .collect();
+    let mut is_in_row = vec![false; characters.len()];
+    for (at, piece) in characters.windows(PIECE).enumerate() {
+        let piece: String = piece.iter().collect();
+        if rows.iter().any(|row| row.contains(&piece)) {
+            is_in_row[at..at + PIECE].fill(true);
+        }
+    }
+    is_in_row.iter().filter(|is| !**is).count()
 }
 
 /// The line in which a place is, at or behind `low`, and where it begins.

@@ -124,7 +124,7 @@ pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
-    if row.totp_secret.is_none() {
+    if !is_set_up(&mut writing, &row).await? {
         return Err(Fault::new(Problem::Conflict, "set up a second factor first"));
     }
     let codes = new_recovery_codes(portal, &mut writing, &row).await?;

@@ -4,4 +4,8 @@ mod authenticator;
 mod devices;
 mod identities;
 mod issuer;
+mod joining;
+mod leaving;
 mod logging_in;
+mod second_factors;
+mod tokens;
