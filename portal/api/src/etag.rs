@@ -37,6 +37,8 @@ pub struct Versioned<T> {
     pub status: StatusCode,
     /// The version.
     pub version: i64,
+    /// The path of what is new.
+    pub location: Option<String>,
     /// The document.
     pub document: T,
 }
@@ -44,12 +46,17 @@ pub struct Versioned<T> {
 impl<T> Versioned<T> {
     /// One that is read or changed.
     pub const fn ok(version: i64, document: T) -> Self {
-        Self { status: StatusCode::OK, version, document }
+        Self { status: StatusCode::OK, version, location: None, document }
     }
 
     /// One that is new.
     pub const fn created(version: i64, document: T) -> Self {
-        Self { status: StatusCode::CREATED, version, document }
+        Self { status: StatusCode::CREATED, version, location: None, document }
+    }
+
+    /// One that is new, at a path.
+    pub fn created_at(location: String, version: i64, document: T) -> Self {
+        Self { location: Some(location), ..Self::created(version, document) }
     }
 }
 
@@ -58,6 +65,9 @@ impl<T: Serialize> IntoResponse for Versioned<T> {
         let mut response = (self.status, Json(self.document)).into_response();
         if let Ok(tag) = HeaderValue::from_str(&format!("\"v{}\"", self.version)) {
             response.headers_mut().insert(header::ETAG, tag);
+        }
+        if let Some(location) = self.location.and_then(|path| HeaderValue::try_from(path).ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
         }
         response
     }

@@ -1,5 +1,7 @@
 //! The description of the API (OpenAPI 3.1), made from the handlers themselves.
 
+mod patterns;
+
 use utoipa::OpenApi as _;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder, SecurityRequirement};
@@ -10,6 +12,8 @@ use crate::problem::ProblemDocument;
 use crate::route_table::ROUTES;
 use crate::routes;
 use crate::state::Api;
+use culvert_portal_model::permission::{Action, TokenAccess};
+use serde_json::Value;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -23,10 +27,15 @@ use crate::state::Api;
 struct Base;
 
 /// The routes of `/api/v1`, and their description.
+///
+/// # Panics
+/// If the description is no JSON: a fault of the program.
 #[must_use]
-pub fn routes_and_document() -> (axum::Router<Api>, OpenApi) {
+pub fn routes_and_document() -> (axum::Router<Api>, Value) {
     let (router, mut document) = OpenApiRouter::with_openapi(Base::openapi()).merge(routes::all()).split_for_parts();
     complete(&mut document);
+    let mut document = serde_json::to_value(document).expect("a description is JSON");
+    patterns::add(&mut document);
     (router, document)
 }
 
@@ -34,9 +43,7 @@ pub fn routes_and_document() -> (axum::Router<Api>, OpenApi) {
 #[must_use]
 pub fn text() -> String {
     let (_, document) = routes_and_document();
-    let mut text = document.to_pretty_json().unwrap_or_default();
-    text.push('\n');
-    text
+    format!("{document:#}\n")
 }
 
 /// Adds to every operation what all have: how one logs in, and how refusals look.
@@ -64,11 +71,19 @@ fn complete(document: &mut OpenApi) {
         for (method, operation) in operations.into_iter().filter_map(|(method, one)| Some((method, one.as_mut()?))) {
             operation.responses.responses.insert("default".to_owned(), RefOr::T(problem.clone()));
             let route = ROUTES.iter().find(|route| route.method == method && route.path == path);
-            operation.security = route.and_then(|route| route.action).map(|_| {
-                let none: [&str; 0] = [];
-                vec![SecurityRequirement::new("session", none), SecurityRequirement::new("token", none)]
-            });
+            operation.security = route.and_then(|route| route.action).map(security);
         }
         document.paths.paths.insert(path, item);
+    }
+}
+
+/// What opens a route: a session, and a token if its scopes include the action.
+fn security(action: Action) -> Vec<SecurityRequirement> {
+    let none: [&str; 0] = [];
+    let session = SecurityRequirement::new("session", none);
+    match action.token() {
+        TokenAccess::Never => vec![session],
+        TokenAccess::Every => vec![session, SecurityRequirement::new("token", none)],
+        TokenAccess::Scope(scope) => vec![session, SecurityRequirement::new("token", [scope.word()])],
     }
 }

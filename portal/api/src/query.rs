@@ -20,9 +20,39 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for StrictQuery<T>
         if text.to_ascii_lowercase().contains("%00") {
             return Err(bad("the query contains the character NUL".to_owned()));
         }
+        if percent_decode(text).is_none() {
+            return Err(bad("the query is not UTF-8".to_owned()));
+        }
         let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
         query
             .map(|query| Self(query.0))
             .map_err(|error| bad(format!("the query cannot be read: {}", error.body_text())))
+    }
+}
+
+/// The bytes that a query means, if they are UTF-8. Otherwise what cannot be read would be replaced
+/// by other characters.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        let byte = digits.filter(|two| !two.contains('+')).and_then(|two| u8::from_str_radix(two, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent_decode;
+
+    #[test]
+    fn bytes_that_are_no_text_are_found() {
+        assert_eq!(percent_decode("a=%C3%A4%2b+%").as_deref(), Some("a=\u{e4}++%"));
+        for bad in ["a=%ff", "%C3", "%ED%A0%80", "a=%C3&b=%A4"] {
+            assert_eq!(percent_decode(bad), None, "{bad}");
+        }
     }
 }

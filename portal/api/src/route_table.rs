@@ -102,7 +102,6 @@ mod tests {
     #[test]
     fn the_table_has_the_routes_that_there_are() {
         let (_, document) = crate::openapi::routes_and_document();
-        let document = serde_json::to_value(document).unwrap();
         let there: BTreeSet<(String, String)> = document["paths"]
             .as_object()
             .unwrap()

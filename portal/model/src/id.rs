@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// Names one row. A UUID of version 7 (RFC 9562): those made later sort later, and nobody can guess
 /// one, though nothing relies on that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Id(Uuid);
 
@@ -35,6 +35,13 @@ impl Id {
 impl fmt::Display for Id {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(formatter)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -62,7 +69,7 @@ impl FromStr for Id {
     /// Takes the hyphenated form in lower case only, so that each row has one name.
     fn from_str(text: &str) -> Result<Self, NoId> {
         let id = Uuid::try_parse(text).map_err(|_| NoId(text.chars().take(64).collect()))?;
-        if id.hyphenated().to_string() == text { Ok(Self(id)) } else { Err(NoId(text.to_owned())) }
+        if id.hyphenated().to_string() == text { Ok(Self(id)) } else { Err(NoId(text.chars().take(64).collect())) }
     }
 }
 
@@ -83,6 +90,7 @@ mod tests {
         assert_eq!(id.text().parse::<Id>().unwrap(), id);
         for other in [id.text().to_uppercase(), id.text().replace('-', ""), format!("{{{id}}}"), String::new()] {
             assert!(other.parse::<Id>().is_err() || other == id.text(), "{other}");
+            assert!(serde_json::from_value::<Id>(other.clone().into()).is_err() || other == id.text(), "{other}");
         }
     }
 }

@@ -16,3 +16,4 @@ pub mod role;
 pub mod scope;
 pub mod settings;
 pub mod webhooks;
+pub mod whole_number;

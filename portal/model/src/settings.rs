@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::whole_number;
+
 /// Who may make an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -23,17 +25,21 @@ pub struct Settings {
     pub registration: Registration,
     /// A session that is not used for so long ends, in seconds.
     #[schema(minimum = 60, maximum = 2_592_000)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     pub session_idle_seconds: u32,
     /// A session ends after so long however much it is used, in seconds.
     #[schema(minimum = 300, maximum = 7_776_000)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     pub session_absolute_seconds: u32,
     /// A proof of who one is counts for so long, in seconds.
     #[schema(minimum = 60, maximum = 86_400)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     pub step_up_seconds: u32,
     /// Whether administrators and operators must have a second factor.
     pub second_factor_for_staff: bool,
     /// A token lives for at most so many days.
     #[schema(minimum = 1, maximum = 3_650)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     pub token_days_max: u32,
     /// A message that every page shows; empty for none.
     #[schema(max_length = 1_000)]

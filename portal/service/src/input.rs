@@ -20,20 +20,27 @@ pub fn login_name(field: &'static str, text: &str) -> Result<String, Fault> {
     Ok(name)
 }
 
-/// Checks a text of one line that others are shown.
+/// Checks a text of one line that others are shown; the blanks around it are taken away.
 ///
 /// # Errors
 /// [`Fault`] of the field.
 pub fn line(field: &'static str, text: &str, least: usize, most: usize) -> Result<String, Fault> {
-    let text = text.trim();
-    let characters = text.chars().count();
-    if characters < least || characters > most {
-        return Err(Fault::of_field(
-            field,
-            format!("{field} has {characters} characters; it must have {least} to {most}"),
-        ));
+    let wrong = |characters| {
+        let detail = format!("{field} has {characters} characters; it must have {least} to {most}");
+        Err(Fault::of_field(field, detail))
+    };
+    let all = text.chars().count();
+    if all > most {
+        return wrong(all);
     }
-    if let Some(bad) = text.chars().find(|character| is_hidden(*character)) {
+    let text = text.trim_matches(' ');
+    let characters = text.chars().count();
+    if characters < least {
+        return wrong(characters);
+    }
+    let ends = [text.chars().next(), text.chars().next_back()].into_iter().flatten();
+    let blank = ends.into_iter().find(|character| character.is_whitespace());
+    if let Some(bad) = text.chars().find(|character| is_hidden(*character)).or(blank) {
         return Err(Fault::of_field(
             field,
             format!("{field} has a character that is not shown: U+{:04X}", u32::from(bad)),
@@ -47,14 +54,14 @@ pub fn line(field: &'static str, text: &str, least: usize, most: usize) -> Resul
 /// # Errors
 /// [`Fault`] of the field.
 pub fn email(field: &'static str, text: &str) -> Result<String, Fault> {
-    let address = line(field, text, 3, 254)?.to_lowercase();
+    let address = line(field, text, 3, 254)?;
     let parts: Vec<&str> = address.split('@').collect();
     let well_formed = matches!(parts[..], [local, domain]
-        if !local.is_empty() && local.len() <= 64 && !domain.starts_with('.') && !domain.ends_with('.')
+        if (1..=64).contains(&local.chars().count()) && !domain.starts_with('.') && !domain.ends_with('.')
             && !domain.is_empty() && !domain.contains(".."))
         && !address.contains(|character: char| character.is_whitespace() || "<>(),;:\"[]\\".contains(character));
     if well_formed {
-        Ok(address)
+        Ok(address.to_lowercase())
     } else {
         Err(Fault::of_field(field, format!("{field} is not an address like name@example.org")))
     }
@@ -99,7 +106,7 @@ mod tests {
     #[test]
     fn lines_show_all_that_they_have() {
         assert_eq!(line("display_name", "  Ada Lovelace ", 1, 128).unwrap(), "Ada Lovelace");
-        for bad in ["", "   ", "a\nb", "a\u{202E}b", "a\u{200B}", "a\u{7}"] {
+        for bad in ["", "   ", "\ta", "a\u{A0}", "\u{3000}", "a\nb", "a\u{202E}b", "a\u{200B}", "a\u{7}"] {
             assert!(line("display_name", bad, 1, 128).is_err(), "{bad:?}");
         }
         assert!(line("display_name", &"ä".repeat(128), 1, 128).is_ok());

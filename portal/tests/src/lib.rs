@@ -6,12 +6,14 @@
 //! directory. These block, and may meet no asynchronous runtime.
 //!
 //! The portal itself is here twice: its service in the test's process, on either database, with a
-//! clock that stands ([`room`]), and the real program ([`program`]).
+//! clock that stands ([`room`]), and the real program ([`program`]), on either database ([`live`]).
 #![forbid(unsafe_code)]
 
 pub mod browser;
 pub mod cache;
+pub mod direct;
 pub mod http;
+pub mod live;
 pub mod load;
 pub mod nginx;
 pub mod node;

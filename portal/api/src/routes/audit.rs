@@ -8,16 +8,20 @@ use culvert_portal_model::audit::{AuditHead, ChainedEntry};
 use culvert_portal_model::page::Page;
 use culvert_portal_service::audit;
 use culvert_portal_service::audit::AuditQuery;
+use culvert_portal_service::fault::Fault;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::caller::Caller;
-use crate::cursor::page;
+use crate::cursor::{Cursor, page};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
 use crate::state::Api;
+
+/// What an entry is looked for by has at most so many characters.
+const FILTER_CHARACTERS_MAX: usize = 100;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -36,7 +40,7 @@ pub struct Filter {
     #[param(max_length = 100)]
     object: Option<String>,
     /// Where the page before ended, as its `next` said.
-    #[param(max_length = 200)]
+    #[param(pattern = "^[1-9][0-9]{0,17}$")]
     cursor: Option<String>,
     /// At most so many rows, 1 to 200; 50 if absent.
     #[param(minimum = 1, maximum = 200)]
@@ -63,7 +67,13 @@ async fn list(
     Caller(actor): Caller,
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<ChainedEntry>>> {
-    let query = AuditQuery { action: filter.action, object: filter.object, page: page(filter.cursor, filter.limit)? };
+    short("action", filter.action.as_deref())?;
+    short("object", filter.object.as_deref())?;
+    let query = AuditQuery {
+        action: filter.action,
+        object: filter.object,
+        page: page(Cursor::Number, filter.cursor, filter.limit)?,
+    };
     Ok(Json(audit::list(&api.portal, &actor, &query).await?))
 }
 
@@ -79,7 +89,11 @@ async fn export(
     Caller(actor): Caller,
     StrictQuery(query): StrictQuery<After>,
 ) -> Answer<Response> {
-    let entries = audit::export(&api.portal, &actor, query.after.unwrap_or(0)).await?;
+    let after = query.after.unwrap_or(0);
+    if after < 0 {
+        return Err(Fault::of_field("after", format!("after is {after}; it must be 0 or more")).into());
+    }
+    let entries = audit::export(&api.portal, &actor, after).await?;
     let lines: String =
         entries.iter().filter_map(|entry| serde_json::to_string(entry).ok()).map(|line| line + "\n").collect();
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines).into_response())
@@ -92,4 +106,14 @@ async fn export(
 )]
 async fn head(State(api): State<Api>, Caller(actor): Caller) -> Answer<Json<AuditHead>> {
     Ok(Json(audit::head(&api.portal, &actor).await?))
+}
+
+/// Refuses what is longer than any word or identifier of the trail.
+fn short(field: &'static str, text: Option<&str>) -> Result<(), Fault> {
+    let characters = text.map_or(0, |text| text.chars().count());
+    if characters <= FILTER_CHARACTERS_MAX {
+        return Ok(());
+    }
+    let detail = format!("{field} has {characters} characters; it must have at most {FILTER_CHARACTERS_MAX}");
+    Err(Fault::of_field(field, detail))
 }

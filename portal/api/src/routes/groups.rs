@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::paths::PathId;
 use crate::caller::Caller;
-use crate::cursor::Paging;
+use crate::cursor::PagingByName;
 use crate::etag::{IfMatch, Versioned};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
@@ -35,7 +35,7 @@ pub struct GroupDocument {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     name: String,
     /// What it is for.
-    #[schema(max_length = 500)]
+    #[schema(max_length = 500, format = "line")]
     description: Option<String>,
     /// Who is in it.
     #[schema(max_items = 1000)]
@@ -50,13 +50,13 @@ impl GroupDocument {
 
 /// List groups.
 #[utoipa::path(
-    get, path = "/groups", operation_id = "listGroups", tag = "people", params(Paging),
+    get, path = "/groups", operation_id = "listGroups", tag = "people", params(PagingByName),
     responses((status = 200, description = "A page of groups, in the order of their names.", body = Page<Group>)),
 )]
 async fn list(
     State(api): State<Api>,
     Caller(actor): Caller,
-    StrictQuery(paging): StrictQuery<Paging>,
+    StrictQuery(paging): StrictQuery<PagingByName>,
 ) -> Answer<Json<Page<Group>>> {
     Ok(Json(groups::list(&api.portal, &actor, &paging.checked()?).await?))
 }
@@ -64,7 +64,13 @@ async fn list(
 /// Make a group.
 #[utoipa::path(
     post, path = "/groups", operation_id = "createGroup", tag = "people", request_body = GroupDocument,
-    responses((status = 201, description = "The group.", body = Group)),
+    responses((
+        status = 201, description = "The group.", body = Group,
+        headers(
+            ("ETag" = String, description = "The version, for `If-Match`."),
+            ("Location" = String, description = "Its path."),
+        ),
+    )),
 )]
 async fn create(
     State(api): State<Api>,
@@ -72,13 +78,16 @@ async fn create(
     StrictJson(body): StrictJson<GroupDocument>,
 ) -> Answer<Versioned<Group>> {
     let group = groups::create(&api.portal, &actor, &body.wish()).await?;
-    Ok(Versioned::created(group.version, group))
+    Ok(Versioned::created_at(format!("/api/v1/groups/{}", group.id), group.version, group))
 }
 
 /// See one group.
 #[utoipa::path(
     get, path = "/groups/{id}", operation_id = "showGroup", tag = "people", params(("id" = Id, Path)),
-    responses((status = 200, description = "The group.", body = Group)),
+    responses((
+        status = 200, description = "The group.", body = Group,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<Versioned<Group>> {
     let group = groups::show(&api.portal, &actor, id).await?;
@@ -89,7 +98,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId)
 #[utoipa::path(
     put, path = "/groups/{id}", operation_id = "replaceGroup", tag = "people", request_body = GroupDocument,
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The group.", body = Group)),
+    responses((
+        status = 200, description = "The group.", body = Group,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn replace(
     State(api): State<Api>,

@@ -7,6 +7,7 @@ use culvert_portal_model::id::Id;
 use culvert_portal_model::page::Page;
 use culvert_portal_model::people::{Invitation, SecretLink};
 use culvert_portal_model::role::Role;
+use culvert_portal_model::whole_number;
 use culvert_portal_service::mail;
 use culvert_portal_service::people::invitations;
 use culvert_portal_service::people::invitations::InvitationWish;
@@ -17,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::paths::PathId;
 use crate::caller::Caller;
-use crate::cursor::Paging;
+use crate::cursor::PagingById;
 use crate::problem::Answer;
 use crate::query::StrictQuery;
 use crate::state::Api;
@@ -36,10 +37,11 @@ pub struct InvitationDocument {
     #[schema(max_items = 5)]
     roles: Vec<Role>,
     /// Where to mail it; the answer shows the link as well.
-    #[schema(max_length = 254)]
+    #[schema(min_length = 3, max_length = 254, format = "mail-address")]
     email: Option<String>,
     /// For how many days it is good.
     #[schema(minimum = 1, maximum = 30)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     days: u32,
 }
 
@@ -54,13 +56,13 @@ pub struct NewInvitationDocument {
 
 /// List invitations.
 #[utoipa::path(
-    get, path = "/invitations", operation_id = "listInvitations", tag = "people", params(Paging),
+    get, path = "/invitations", operation_id = "listInvitations", tag = "people", params(PagingById),
     responses((status = 200, description = "A page of invitations, newest first.", body = Page<Invitation>)),
 )]
 async fn list(
     State(api): State<Api>,
     Caller(actor): Caller,
-    StrictQuery(paging): StrictQuery<Paging>,
+    StrictQuery(paging): StrictQuery<PagingById>,
 ) -> Answer<Json<Page<Invitation>>> {
     Ok(Json(invitations::list(&api.portal, &actor, &paging.checked()?).await?))
 }

@@ -38,10 +38,10 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 pub struct OwnEdit {
     /// What others see.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, format = "line")]
     display_name: Option<String>,
     /// Where mail goes; an empty text removes the address.
-    #[schema(max_length = 254)]
+    #[schema(max_length = 254, format = "mail-address")]
     email: Option<String>,
 }
 
@@ -94,7 +94,10 @@ pub struct RecoveryCodes {
 /// See oneself.
 #[utoipa::path(
     get, path = "/me", operation_id = "showOneself", tag = "oneself",
-    responses((status = 200, description = "One's own account.", body = User)),
+    responses((
+        status = 200, description = "One's own account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller) -> Answer<Versioned<User>> {
     let user = oneself::show(&api.portal, &actor).await?;
@@ -105,7 +108,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller) -> Answer<Versioned
 #[utoipa::path(
     patch, path = "/me", operation_id = "editOneself", tag = "oneself", request_body = OwnEdit,
     params(("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "One's own account.", body = User)),
+    responses((
+        status = 200, description = "One's own account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn edit(
     State(api): State<Api>,

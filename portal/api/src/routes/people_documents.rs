@@ -13,10 +13,10 @@ pub struct OwnAccount {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     pub name: String,
     /// What others see; the name if absent.
-    #[schema(max_length = 128)]
+    #[schema(max_length = 128, format = "line")]
     pub display_name: Option<String>,
     /// Where mail goes.
-    #[schema(max_length = 254)]
+    #[schema(min_length = 3, max_length = 254, format = "mail-address")]
     pub email: Option<String>,
     /// At least twelve characters.
     #[schema(min_length = 12, max_length = 1024)]
@@ -41,7 +41,7 @@ impl OwnAccount {
 #[serde(deny_unknown_fields)]
 pub struct AccountByLink {
     /// The link's secret.
-    #[schema(max_length = 200)]
+    #[schema(pattern = "^culvert_(inv|lnk)_[A-Za-z0-9_-]{43}$")]
     pub secret: String,
     /// The account.
     pub account: OwnAccount,
@@ -55,10 +55,10 @@ pub struct AccountForSomebody {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     pub name: String,
     /// What others see; the name if absent.
-    #[schema(max_length = 128)]
+    #[schema(max_length = 128, format = "line")]
     pub display_name: Option<String>,
     /// Where mail goes.
-    #[schema(max_length = 254)]
+    #[schema(min_length = 3, max_length = 254, format = "mail-address")]
     pub email: Option<String>,
     /// What the person may do.
     #[schema(max_items = 5)]

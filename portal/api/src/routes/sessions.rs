@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::paths::PathId;
 use crate::caller::Caller;
 use crate::cookie;
-use crate::cursor::page;
+use crate::cursor::{Cursor, page};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
 use crate::state::Api;
@@ -39,7 +39,7 @@ pub struct Filter {
     /// Those of this person.
     user: Option<Id>,
     /// Where the page before ended, as its `next` said.
-    #[param(max_length = 200)]
+    #[param(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
     cursor: Option<String>,
     /// At most so many rows, 1 to 200; 50 if absent.
     #[param(minimum = 1, maximum = 200)]
@@ -56,7 +56,7 @@ async fn list(
     Caller(actor): Caller,
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<Session>>> {
-    let page = page(filter.cursor, filter.limit)?;
+    let page = page(Cursor::Id, filter.cursor, filter.limit)?;
     Ok(Json(sessions::list(&api.portal, &actor, filter.user, &page).await?))
 }
 

@@ -20,7 +20,10 @@ pub fn routes() -> OpenApiRouter<Api> {
 /// See the settings.
 #[utoipa::path(
     get, path = "/settings", operation_id = "showSettings", tag = "portal",
-    responses((status = 200, description = "The settings.", body = Settings)),
+    responses((
+        status = 200, description = "The settings.", body = Settings,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller) -> Answer<Versioned<Settings>> {
     let (settings, version) = settings::show(&api.portal, &actor).await?;
@@ -31,7 +34,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller) -> Answer<Versioned
 #[utoipa::path(
     put, path = "/settings", operation_id = "replaceSettings", tag = "portal", request_body = Settings,
     params(("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The settings.", body = Settings)),
+    responses((
+        status = 200, description = "The settings.", body = Settings,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn replace(
     State(api): State<Api>,

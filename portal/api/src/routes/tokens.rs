@@ -7,6 +7,7 @@ use culvert_portal_model::id::Id;
 use culvert_portal_model::page::Page;
 use culvert_portal_model::people::{NewToken, Token};
 use culvert_portal_model::scope::Scope;
+use culvert_portal_model::whole_number;
 use culvert_portal_service::people::tokens;
 use culvert_portal_service::people::tokens::TokenWish;
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::paths::PathId;
 use crate::caller::Caller;
-use crate::cursor::page;
+use crate::cursor::{Cursor, page};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
 use crate::state::Api;
@@ -32,13 +33,14 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 pub struct TokenWishDocument {
     /// What its owner calls it.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(min_length = 1, max_length = 100, format = "line")]
     name: String,
     /// What it may be used for.
     #[schema(min_items = 1, max_items = 7)]
     scopes: Vec<Scope>,
     /// For how many days.
     #[schema(minimum = 1, maximum = 3650)]
+    #[serde(deserialize_with = "whole_number::of_json")]
     days: u32,
 }
 
@@ -50,7 +52,7 @@ pub struct Filter {
     /// Those of this person.
     user: Option<Id>,
     /// Where the page before ended, as its `next` said.
-    #[param(max_length = 200)]
+    #[param(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
     cursor: Option<String>,
     /// At most so many rows, 1 to 200; 50 if absent.
     #[param(minimum = 1, maximum = 200)]
@@ -67,7 +69,7 @@ async fn list(
     Caller(actor): Caller,
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<Token>>> {
-    let page = page(filter.cursor, filter.limit)?;
+    let page = page(Cursor::Id, filter.cursor, filter.limit)?;
     Ok(Json(tokens::list(&api.portal, &actor, filter.user, &page).await?))
 }
 

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::paths::PathId;
 use super::people_documents::AccountForSomebody;
 use crate::caller::Caller;
-use crate::cursor::page;
+use crate::cursor::{Cursor, page};
 use crate::etag::{IfMatch, Versioned};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
@@ -42,7 +42,7 @@ pub struct Filter {
     /// Those in this state.
     state: Option<AccountState>,
     /// Where the page before ended, as its `next` said.
-    #[param(max_length = 200)]
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
     cursor: Option<String>,
     /// At most so many rows, 1 to 200; 50 if absent.
     #[param(minimum = 1, maximum = 200)]
@@ -54,10 +54,10 @@ pub struct Filter {
 #[serde(deny_unknown_fields)]
 pub struct AccountEdit {
     /// What others see.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, format = "line")]
     display_name: Option<String>,
     /// Where mail goes; an empty text removes the address.
-    #[schema(max_length = 254)]
+    #[schema(max_length = 254, format = "mail-address")]
     email: Option<String>,
     /// `active` approves a pending account or lets a deactivated one in again; `deactivated` ends
     /// everything by which the person could get in.
@@ -83,14 +83,20 @@ async fn list(
     Caller(actor): Caller,
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<User>>> {
-    let page = page(filter.cursor, filter.limit)?;
+    let page = page(Cursor::Name, filter.cursor, filter.limit)?;
     Ok(Json(accounts::list(&api.portal, &actor, filter.state, &page).await?))
 }
 
 /// Make an account for somebody.
 #[utoipa::path(
     post, path = "/users", operation_id = "createUser", tag = "people", request_body = AccountForSomebody,
-    responses((status = 201, description = "The account.", body = User)),
+    responses((
+        status = 201, description = "The account.", body = User,
+        headers(
+            ("ETag" = String, description = "The version, for `If-Match`."),
+            ("Location" = String, description = "Its path."),
+        ),
+    )),
 )]
 async fn create(
     State(api): State<Api>,
@@ -98,13 +104,16 @@ async fn create(
     StrictJson(body): StrictJson<AccountForSomebody>,
 ) -> Answer<Versioned<User>> {
     let user = accounts::create(&api.portal, &actor, &body.wish()).await?;
-    Ok(Versioned::created(user.version, user))
+    Ok(Versioned::created_at(format!("/api/v1/users/{}", user.id), user.version, user))
 }
 
 /// See one person.
 #[utoipa::path(
     get, path = "/users/{id}", operation_id = "showUser", tag = "people", params(("id" = Id, Path)),
-    responses((status = 200, description = "The account.", body = User)),
+    responses((
+        status = 200, description = "The account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<Versioned<User>> {
     let user = accounts::show(&api.portal, &actor, id).await?;
@@ -115,7 +124,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId)
 #[utoipa::path(
     patch, path = "/users/{id}", operation_id = "editUser", tag = "people", request_body = AccountEdit,
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The account.", body = User)),
+    responses((
+        status = 200, description = "The account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn edit(
     State(api): State<Api>,
@@ -134,7 +146,10 @@ async fn edit(
 #[utoipa::path(
     put, path = "/users/{id}/roles", operation_id = "setRoles", tag = "people", request_body = RoleList,
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The account.", body = User)),
+    responses((
+        status = 200, description = "The account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn set_roles(
     State(api): State<Api>,

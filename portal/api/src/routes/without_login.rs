@@ -74,7 +74,7 @@ pub struct Forgotten {
 #[serde(deny_unknown_fields)]
 pub struct PasswordByLink {
     /// The link's secret.
-    #[schema(max_length = 200)]
+    #[schema(pattern = "^culvert_lnk_[A-Za-z0-9_-]{43}$")]
     secret: String,
     /// The new password.
     #[schema(min_length = 12, max_length = 1024)]
@@ -96,7 +96,10 @@ pub fn with_cookie(api: &Api, logged_in: LoggedIn) -> Response {
 /// With the link that the portal prints when it starts without any people.
 #[utoipa::path(
     post, path = "/setup", operation_id = "setUp", tag = "people", request_body = AccountByLink,
-    responses((status = 201, description = "The administrator.", body = User)),
+    responses((
+        status = 201, description = "The administrator.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn set_up(
     State(api): State<Api>,
@@ -137,7 +140,10 @@ async fn log_in(
 /// Make an account that waits for approval, where registration is open.
 #[utoipa::path(
     post, path = "/registrations", operation_id = "register", tag = "people", request_body = OwnAccount,
-    responses((status = 201, description = "The account.", body = User)),
+    responses((
+        status = 201, description = "The account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn register(
     State(api): State<Api>,
@@ -151,7 +157,10 @@ async fn register(
 /// Make an account with an invitation.
 #[utoipa::path(
     post, path = "/invitations/accept", operation_id = "acceptInvitation", tag = "people", request_body = AccountByLink,
-    responses((status = 201, description = "The account.", body = User)),
+    responses((
+        status = 201, description = "The account.", body = User,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn accept_invitation(
     State(api): State<Api>,

@@ -119,8 +119,9 @@ pub(crate) async fn begin_session(
 /// # Errors
 /// [`Fault`].
 pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
+    portal.permit(actor, Action::SessionRevoke).await?;
     let Who::Session { session, .. } = actor.who else {
-        return Err(Fault::new(Problem::NotLoggedIn, "there is no session to end"));
+        return Err(Fault::new(Problem::Forbidden, "this is for people who have logged in"));
     };
     let mut writing = portal.database.write().await?;
     if sessions::end(&mut writing, session, portal.now()).await? {
