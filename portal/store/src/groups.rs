@@ -75,6 +75,16 @@ pub async fn by_id(reads: &mut impl Reads, id: Id) -> Result<Option<Group>, Stor
     Ok(Some(group))
 }
 
+/// Whether somebody is in a group.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn has_member(reads: &mut impl Reads, group: Id, user: Id) -> Result<bool, StoreError> {
+    let query = sqlx::query("SELECT 1 FROM group_members WHERE group_id = $1 AND user_id = $2");
+    let query = query.bind(group.text()).bind(user.text());
+    Ok(query.fetch_optional(reads.connection()).await?.is_some())
+}
+
 /// A page of groups with their members, in the order of their names, and one more if there is one;
 /// only those that `member` is in if one is given.
 ///

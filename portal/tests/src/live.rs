@@ -23,6 +23,9 @@ impl Deref for LivePortal {
     }
 }
 
+/// Where it leaves its mail: nobody listens there.
+const MAIL: [&str; 4] = ["--smtp", "smtp+plain://127.0.0.1:9", "--mail-from", "portal@example.org"];
+
 impl LivePortal {
     /// One on SQLite, with further arguments.
     ///
@@ -53,7 +56,7 @@ impl LivePortal {
     }
 
     fn with(database: Option<String>, arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+        let arguments = MAIL.iter().chain(arguments).map(|&text| text.to_owned()).collect();
         let options = PortalOptions { database, arguments, ..PortalOptions::default() };
         Self { portal: RunningPortal::start(&options), options }
     }

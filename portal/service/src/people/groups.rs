@@ -43,12 +43,14 @@ pub async fn list(portal: &Portal, actor: &Actor, page: &PageRequest) -> Result<
 /// [`Fault`].
 pub async fn show(portal: &Portal, actor: &Actor, id: Id) -> Result<Group, Fault> {
     let reach = portal.permit(actor, Action::GroupList).await?;
-    let group = groups::by_id(&mut portal.database.read().await?, id).await?;
-    let seen = group.filter(|group| match reach {
-        Reach::Any => true,
-        Reach::Own(user) => group.members.contains(&user),
-    });
-    seen.ok_or_else(|| Fault::not_found("group"))
+    let mut reading = portal.database.read().await?;
+    // Looked at first, so that a group of others takes no longer than one that is not there.
+    if let Reach::Own(user) = reach
+        && !groups::has_member(&mut reading, id, user).await?
+    {
+        return Err(Fault::not_found("group"));
+    }
+    groups::by_id(&mut reading, id).await?.ok_or_else(|| Fault::not_found("group"))
 }
 
 /// Makes a group.

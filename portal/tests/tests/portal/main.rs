@@ -2,3 +2,4 @@
 
 mod contract;
 mod first_minutes;
+mod permission_walk;
