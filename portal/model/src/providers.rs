@@ -93,7 +93,8 @@ pub struct Identity {
     pub provider: Id,
     /// What the provider calls itself.
     pub issuer: String,
-    /// What it calls the person: with the issuer, this is the identity. Names and addresses are not.
+    /// What it calls the person: with the issuer, this is the identity. Names and addresses are
+    /// not.
     pub subject: String,
     /// The address of mail that the provider told, for people to recognize the identity.
     pub email: Option<String>,

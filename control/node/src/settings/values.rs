@@ -81,7 +81,10 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
     match text {
         "off" | "none" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| format!("'{text}' is not an address with a port, such as 127.0.0.1:9473, nor 'off'")),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("'{text}' is not an address with a port, such as 127.0.0.1:9473, nor 'off'")),
     }
 }
 

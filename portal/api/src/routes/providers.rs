@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::paths::PathId;
 use crate::caller::Caller;
-use crate::cursor::Paging;
+use crate::cursor::PagingByName;
 use crate::etag::{IfMatch, Versioned};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
@@ -89,13 +89,13 @@ impl ProviderDocument {
 
 /// List identity providers.
 #[utoipa::path(
-    get, path = "/providers", operation_id = "listProviders", tag = "providers", params(Paging),
+    get, path = "/providers", operation_id = "listProviders", tag = "providers", params(PagingByName),
     responses((status = 200, description = "A page of providers, in the order of their names.", body = Page<Provider>)),
 )]
 async fn list(
     State(api): State<Api>,
     Caller(actor): Caller,
-    StrictQuery(paging): StrictQuery<Paging>,
+    StrictQuery(paging): StrictQuery<PagingByName>,
 ) -> Answer<Json<Page<Provider>>> {
     Ok(Json(providers::list(&api.portal, &actor, &paging.checked()?).await?))
 }

@@ -151,6 +151,20 @@ pub fn failed(provider: &Provider, reason: &str) -> Fault {
     Fault { log: Some(format!("{}: {reason}", provider.name)), ..Fault::new(Problem::BadGateway, detail) }
 }
 
+/// Where a browser begins.
+#[must_use]
+pub fn authorization_url(client: &Client<'_>, metadata: &Metadata, parameters: &[(&str, &str)]) -> Url {
+    let mut url = metadata.authorization_endpoint.clone();
+    url.query_pairs_mut()
+        .append_pair("response_type", "code")
+        .append_pair("client_id", &client.provider.client_id)
+        .append_pair("redirect_uri", &client.redirect_uri)
+        .append_pair("scope", &client.provider.scopes.join(" "))
+        .append_pair("code_challenge_method", "S256")
+        .extend_pairs(parameters);
+    url
+}
+
 /// The headers and the form that redeem a code.
 fn redemption(client: &Client<'_>, metadata: &Metadata, code: &str, verifier: &str) -> (Vec<(String, String)>, String) {
     let provider = client.provider;
@@ -225,18 +239,4 @@ fn error_word(bytes: &[u8]) -> String {
     let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let word = document.get("error").and_then(Value::as_str).unwrap_or("without a word");
     word.chars().filter(|character| !character.is_control()).take(100).collect()
-}
-
-/// Where a browser begins.
-#[must_use]
-pub fn authorization_url(client: &Client<'_>, metadata: &Metadata, parameters: &[(&str, &str)]) -> Url {
-    let mut url = metadata.authorization_endpoint.clone();
-    url.query_pairs_mut()
-        .append_pair("response_type", "code")
-        .append_pair("client_id", &client.provider.client_id)
-        .append_pair("redirect_uri", &client.redirect_uri)
-        .append_pair("scope", &client.provider.scopes.join(" "))
-        .append_pair("code_challenge_method", "S256")
-        .extend_pairs(parameters);
-    url
 }

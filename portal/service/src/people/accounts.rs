@@ -244,21 +244,6 @@ pub(crate) async fn end_credentials(writing: &mut Writing, user: Id, now: Timest
     withdraw_invitations(writing, user, &[]).await
 }
 
-fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {
-    use AccountState::{Active, Deactivated, Pending};
-    match (row.state, state) {
-        (Pending | Deactivated | Active, Active)
-        | (Pending | Active | Deactivated, Deactivated)
-        | (Pending, Pending) => {
-            row.state = state;
-            Ok(())
-        }
-        (Active | Deactivated, Pending) => {
-            Err(Fault::of_field("state", "only an account that registered itself is pending: deactivate this one"))
-        }
-    }
-}
-
 /// Withdraws the unused invitations of somebody who, with these roles, could make none: they may
 /// have kept the links for themselves.
 pub(crate) async fn withdraw_invitations(writing: &mut Writing, user: Id, roles: &[Role]) -> Result<(), Fault> {
@@ -275,6 +260,21 @@ pub(crate) async fn keep_an_admin(writing: &mut Writing) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::new(Problem::Conflict, "this is the last active administrator: make another one first"))
+}
+
+fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {
+    use AccountState::{Active, Deactivated, Pending};
+    match (row.state, state) {
+        (Pending | Deactivated | Active, Active)
+        | (Pending | Active | Deactivated, Deactivated)
+        | (Pending, Pending) => {
+            row.state = state;
+            Ok(())
+        }
+        (Active | Deactivated, Pending) => {
+            Err(Fault::of_field("state", "only an account that registered itself is pending: deactivate this one"))
+        }
+    }
 }
 
 fn unique(roles: &[Role]) -> Vec<Role> {
