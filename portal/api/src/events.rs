@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use culvert_portal_model::problem::Problem;
+use culvert_portal_seams::randomness::{Randomness, bytes};
 use culvert_portal_service::actor::Reach;
 use culvert_portal_service::events;
 use culvert_portal_service::fault::Fault;
@@ -26,6 +27,9 @@ use crate::state::Api;
 const STREAMS_MAX: usize = 2_000;
 /// How long a stream waits before it looks again: events of other portals come without a ring.
 const PERIOD: Duration = Duration::from_secs(1);
+/// When clients whose stream has ended come back: after the first, spread over the second.
+const RETRY_LEAST: Duration = Duration::from_millis(500);
+const RETRY_SPREAD: Duration = Duration::from_secs(3);
 /// How often it looks whether its credential is still good.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 
@@ -49,17 +53,24 @@ pub async fn follow(
     let last = last_seen(&headers)?;
     let place = Place::take(&api)?;
     let beginning = events::begin(&api.portal, last).await?;
+    let pause = pause(&*api.portal.seams.randomness);
     let check = Check { credential, address: ClientAddress(address), at: Instant::now() };
     let follower = Follower { api, reach, number: beginning.number, waiting: Vec::new(), check, _place: place };
     let first =
         if beginning.has_gap { Event::default().event("gap").data("{}") } else { Event::default().comment("begun") };
-    let first = first.id(beginning.number.to_string()).retry(Duration::from_secs(2));
+    let first = first.id(beginning.number.to_string()).retry(pause);
     let events = stream::once(async { Ok::<_, Infallible>(first) });
     let events = futures_util::StreamExt::chain(events, rest(follower));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response();
     // nginx would keep events back until its buffer is full.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// When a client comes back after the stream has ended: not all at once when a portal stops.
+fn pause(randomness: &dyn Randomness) -> Duration {
+    let [random] = bytes::<1>(randomness);
+    RETRY_LEAST + RETRY_SPREAD * u32::from(random) / 256
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Refusal> {

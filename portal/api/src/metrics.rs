@@ -1,7 +1,10 @@
 //! What operators see of the API.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use culvert_portal_service::tally::{Counted, Tally};
+use jiff::Timestamp;
 use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// Upper ends of the buckets of durations, in seconds.
@@ -53,12 +56,51 @@ impl ApiMetrics {
         self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
     }
 
-    /// The text that Prometheus reads.
+    /// The text that Prometheus reads: what the API counts, and what the service has counted.
     #[must_use]
-    pub fn text(&self) -> Vec<u8> {
+    pub fn text(&self, tally: &Tally, now: Timestamp) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to memory does not fail.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text.extend_from_slice(text_of(tally, now).as_bytes());
         text
+    }
+}
+
+/// The counts of the service, in the format of Prometheus.
+fn text_of(tally: &Tally, now: Timestamp) -> String {
+    let mut text = String::new();
+    for metric in [
+        ("logins", "Attempts to log in."),
+        ("webhook_deliveries", "Attempts to deliver events to webhooks."),
+        ("sequencer_rows", "Entries and events that got their number or did not."),
+    ] {
+        let name = format!("culvert_portal_{}_total", metric.0);
+        let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} counter", metric.1);
+        for counted in Counted::ALL.iter().filter(|counted| counted.metric() == metric.0) {
+            let _ = writeln!(text, "{name}{{result=\"{}\"}} {}", counted.result(), tally.get(*counted));
+        }
+    }
+    let name = "culvert_portal_sequencer_lag_seconds";
+    let help = "How long the oldest entry or event has been waiting for its number.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {}", tally.lag_seconds(now));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_of_the_service_is_shown_once() {
+        let tally = Tally::default();
+        tally.count(Counted::LoginRefused);
+        let text = String::from_utf8(ApiMetrics::new("1").unwrap().text(&tally, Timestamp::UNIX_EPOCH)).unwrap();
+        assert!(text.contains("culvert_portal_logins_total{result=\"refused\"} 1\n"), "{text}");
+        for counted in Counted::ALL {
+            let line = format!("culvert_portal_{}_total{{result=\"{}\"}} ", counted.metric(), counted.result());
+            assert_eq!(text.matches(&line).count(), 1, "{line}");
+        }
+        assert!(text.ends_with("culvert_portal_sequencer_lag_seconds 0\n"), "{text}");
     }
 }

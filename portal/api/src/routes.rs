@@ -14,6 +14,7 @@ mod sessions;
 mod settings;
 mod tokens;
 mod users;
+mod webhooks;
 mod without_login;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -37,6 +38,7 @@ pub fn all() -> OpenApiRouter<Api> {
         .merge(invitations::routes())
         .merge(providers::routes())
         .merge(settings::routes())
+        .merge(webhooks::routes())
         .merge(audit::routes())
         .routes(routes!(events::follow))
 }

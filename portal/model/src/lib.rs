@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod devices;
+pub mod event_kind;
 pub mod id;
 pub mod page;
 pub mod people;

@@ -41,6 +41,9 @@ pub struct Settings {
     #[schema(minimum = 1, maximum = 3_650)]
     #[serde(deserialize_with = "whole_number::of_json")]
     pub token_days_max: u32,
+    /// Whether webhooks may go to addresses inside the network, and by `http:`.
+    #[serde(default)]
+    pub webhooks_inside: bool,
     /// A message that every page shows; empty for none.
     #[schema(max_length = 1_000)]
     pub notice: String,
@@ -55,6 +58,7 @@ impl Default for Settings {
             step_up_seconds: 15 * 60,
             second_factor_for_staff: false,
             token_days_max: 365,
+            webhooks_inside: false,
             notice: String::new(),
         }
     }

@@ -15,7 +15,9 @@ pub struct Webhook {
     pub owner: Id,
     /// Where it goes: an `https:` URL.
     pub url: String,
-    /// Which events: their kinds, or `*`.
+    /// What it is for.
+    pub description: String,
+    /// Which events: their kinds, or `*` for all.
     pub events: Vec<String>,
     /// Whether it is in use.
     pub enabled: bool,
@@ -24,6 +26,15 @@ pub struct Webhook {
     pub created_at: Timestamp,
     /// Counts changes; the `ETag` is made of it.
     pub version: i64,
+}
+
+/// A webhook with its secret: the only time that it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewWebhook {
+    /// The webhook.
+    pub webhook: Webhook,
+    /// What deliveries are signed with, as Standard Webhooks has it: `whsec_` and Base64.
+    pub secret: String,
 }
 
 /// What became of an event on its way to a webhook.
@@ -72,6 +83,9 @@ pub struct Delivery {
     /// When it goes next.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_at: Option<Timestamp>,
+    /// When it was last tried.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub tried_at: Option<Timestamp>,
     /// The status of the last answer.
     pub status: Option<i64>,
     /// What was wrong at the last attempt.

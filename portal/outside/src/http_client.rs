@@ -109,6 +109,14 @@ impl HttpClient {
 }
 
 impl HttpOut for HttpClient {
+    fn check(&self, url: &str, reach: Reach) -> Result<(), OutError> {
+        let target = Target::read(url, reach)?;
+        match target.literal.filter(|&address| reach == Reach::Public && !is_public(address)) {
+            Some(address) => Err(OutError::Forbidden { host: target.host, address: address.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     fn send(&self, request: OutRequest) -> Answer<'_, Result<OutResponse, OutError>> {
         Box::pin(async move {
             let target = Target::read(&request.url, request.reach)?;

@@ -97,7 +97,7 @@ impl SmtpMailer {
         let connection = open.insert(self.connect().await?);
         if let Some(login) = &self.server.login {
             let credentials = login.credentials();
-            self.step("the login", connection.auth(DEFAULT_MECHANISMS, &credentials)).await?;
+            self.step(answers::LOGIN, connection.auth(DEFAULT_MECHANISMS, &credentials)).await?;
         }
         let supports = |extension| connection.server_info().supports_feature(extension);
         let parameters = letter.parameters(supports(Extension::SmtpUtfEight), supports(Extension::EightBitMime));

@@ -24,6 +24,13 @@ use crate::{logging, state};
 
 /// Opens the portal for a command: the same database and keys, no listener, no mail.
 async fn open(common: &Common) -> anyhow::Result<Portal> {
+    // As long as the process runs: nobody replaces the database under it.
+    std::mem::forget(state::share(&state::directory(common)?)?);
+    open_alone(common).await
+}
+
+/// As [`open`], where this command has the state directory for itself.
+async fn open_alone(common: &Common) -> anyhow::Result<Portal> {
     logging::begin(common.log);
     let directory = state::directory(common)?;
     let database = state::database(common, &directory).await?;

@@ -20,6 +20,7 @@ use culvert_portal_service::people::passwords::Passwords;
 use culvert_portal_service::people::setup;
 use culvert_portal_service::portal::Portal;
 use culvert_portal_service::sequencer;
+use culvert_portal_service::webhooks::deliver;
 use culvert_portal_service::world::{Options, Seams};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,6 +42,7 @@ pub async fn run(common: &Common, serve: &Serve) -> anyhow::Result<()> {
     // Whoever starts the portal may stop it at once: the signals are caught before anything begins.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let directory = state::directory(common)?;
+    let _in_use = state::share(&directory)?;
     let certificate = certificate(serve)?;
     let listener = Listener::bind(serve.listen, certificate.clone()).await?;
     let metrics_listener = metrics_listener(&serve.metrics).await?;
@@ -64,11 +66,11 @@ pub async fn run(common: &Common, serve: &Serve) -> anyhow::Result<()> {
         stopping: stopping.clone(),
         streams: Arc::new(AtomicUsize::new(0)),
     };
-    let metrics = api.metrics.clone();
+    let (metrics, counting) = (api.metrics.clone(), portal.clone());
     let background = background(&portal, certificate);
     let served = tokio::spawn(listener.serve(culvert_portal_api::router(api), stopping.clone()));
     let metrics_served = metrics_listener.map(|listener| {
-        let text = get(move || async move { metrics.text() });
+        let text = get(move || async move { metrics.text(&counting.tally, counting.now()) });
         tokio::spawn(listener.serve(Router::new().route("/metrics", text), stopping))
     });
     tracing::info!(%address, public_url, "the portal serves");
@@ -99,10 +101,11 @@ pub(crate) fn with_cause(fault: culvert_portal_service::fault::Fault) -> anyhow:
 }
 
 fn background(portal: &Arc<Portal>, certificate: Option<Arc<Certificate>>) -> Vec<tokio::task::AbortHandle> {
-    let (sequencing, keeping) = (portal.clone(), portal.clone());
+    let (sequencing, keeping, delivering) = (portal.clone(), portal.clone(), portal.clone());
     let mut tasks = vec![
         tokio::spawn(async move { sequencer::run(&sequencing).await }).abort_handle(),
         tokio::spawn(async move { housekeeping::run(&keeping).await }).abort_handle(),
+        tokio::spawn(async move { deliver::run(&delivering).await }).abort_handle(),
     ];
     if let Some(certificate) = certificate {
         tasks.push(tokio::spawn(async move { certificate.follow().await }).abort_handle());

@@ -1,7 +1,7 @@
 //! The state directory, and what is opened from it.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -26,6 +26,41 @@ pub fn directory(common: &Common) -> anyhow::Result<PathBuf> {
         .create(&path)
         .with_context(|| format!("cannot make the state directory {}: name another with --state", path.display()))?;
     Ok(path)
+}
+
+/// Who has a state directory in use. It is free again when this is dropped, or the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub struct InUse {
+    _file: File,
+}
+
+/// Takes a state directory in use, beside others.
+///
+/// # Errors
+/// If somebody has it for themselves.
+pub fn share(state: &Path) -> anyhow::Result<InUse> {
+    let (path, file) = lock_file(state)?;
+    file.try_lock_shared().with_context(|| format!("{} is being restored or resealed: wait", path.display()))?;
+    Ok(InUse { _file: file })
+}
+
+/// Takes a state directory for this process alone.
+///
+/// # Errors
+/// If a portal or another command uses it.
+pub fn take_alone(state: &Path) -> anyhow::Result<InUse> {
+    let (_, file) = lock_file(state)?;
+    let in_use = || format!("a portal or another command uses {}: stop it first", state.display());
+    file.try_lock().with_context(in_use)?;
+    Ok(InUse { _file: file })
+}
+
+fn lock_file(state: &Path) -> anyhow::Result<(PathBuf, File)> {
+    let path = state.join("in-use.lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    Ok((path, file))
 }
 
 /// Opens the database that the program was told of, or the one of the state directory.

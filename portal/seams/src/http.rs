@@ -96,6 +96,12 @@ pub enum OutError {
 
 /// Sends requests.
 pub trait HttpOut: Send + Sync + std::fmt::Debug {
+    /// Whether a URL may be asked, as far as can be told without looking up its name.
+    ///
+    /// # Errors
+    /// [`OutError::BadUrl`] or [`OutError::Forbidden`].
+    fn check(&self, url: &str, reach: Reach) -> Result<(), OutError>;
+
     /// Sends a request and reads its answer.
     ///
     /// # Errors
@@ -124,6 +130,12 @@ impl ScriptedHttp {
 }
 
 impl HttpOut for ScriptedHttp {
+    /// Takes every URL that begins as one.
+    fn check(&self, url: &str, _reach: Reach) -> Result<(), OutError> {
+        let bad = || OutError::BadUrl { url: url.to_owned(), reason: "it must begin with https://".to_owned() };
+        if url.starts_with("https://") || url.starts_with("http://") { Ok(()) } else { Err(bad()) }
+    }
+
     fn send(&self, request: OutRequest) -> Answer<'_, Result<OutResponse, OutError>> {
         let host = request.url.clone();
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(request);

@@ -24,6 +24,10 @@ pub enum MailError {
     /// The server refused this message or its recipient for good; trying again cannot help.
     #[error("the mail server refused the message: {0}")]
     Refused(String),
+    /// The server does not let the portal in. That is a fault of the configuration, not of the
+    /// message: it goes once that is mended.
+    #[error("the mail server does not let the portal log in; check the user in --smtp and its password: {0}")]
+    LoginRefused(String),
     /// The server could not be reached, was too slow, or asked to try later.
     #[error("the mail server did not take the message: {0}")]
     Unreachable(String),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_portal_store::{ceremonies, devices, events, idempotency, limits, links, sessions};
+use culvert_portal_store::{ceremonies, deliveries, devices, events, idempotency, limits, links, sessions};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::fault::Fault;
@@ -20,6 +20,10 @@ const SESSIONS_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 const EVENTS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Answers are kept so long for those who repeat a request.
 const ANSWERS_KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// Deliveries that have ended are kept so long, and so many of each webhook.
+const DELIVERIES_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+const DELIVERIES_OF_WEBHOOK: i64 = 500;
 
 /// Keeps house, for ever.
 pub async fn run(portal: &Portal) {
@@ -45,6 +49,8 @@ pub async fn keep_house(portal: &Portal) -> Result<(), Fault> {
         most = most.max(limits::purge(&mut writing, now, STEP).await?);
         most = most.max(devices::purge(&mut writing, now, STEP).await?);
         most = most.max(ceremonies::purge(&mut writing, now, STEP).await?);
+        most = most.max(deliveries::purge(&mut writing, before(DELIVERIES_KEPT), STEP).await?);
+        most = most.max(deliveries::purge_excess(&mut writing, DELIVERIES_OF_WEBHOOK, STEP).await?);
         links::purge(&mut writing, now).await?;
         writing.commit().await?;
         if most < STEP as u64 {

@@ -27,5 +27,7 @@ pub mod secret;
 pub mod sequencer;
 pub mod settings;
 pub mod signing;
+pub mod tally;
 pub mod trail;
+pub mod webhooks;
 pub mod world;

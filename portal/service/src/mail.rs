@@ -46,6 +46,8 @@ async fn send(portal: &Portal, mail: Mail) {
         match portal.seams.mailer.send(mail.clone()).await {
             Ok(()) => return,
             Err(error @ MailError::Unreachable(_)) => tracing::warn!(%error, "a mail waits"),
+            // Every mail will fail until somebody has mended it.
+            Err(error @ MailError::LoginRefused(_)) => tracing::error!(%error, "a mail waits: mend the configuration"),
             Err(error) => {
                 tracing::warn!(%error, "a mail was not sent");
                 return;

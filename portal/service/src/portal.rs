@@ -17,6 +17,7 @@ use crate::oidc::cache::ProviderCache;
 use crate::people::passwords::Passwords;
 use crate::sealing::Sealer;
 use crate::signing::SigningKey;
+use crate::tally::Tally;
 use crate::world::{Options, Seams};
 
 /// The portal.
@@ -44,6 +45,10 @@ pub struct Portal {
     pub said: Notify,
     /// Rung after events got their numbers: those who follow listen.
     pub numbered: Notify,
+    /// Rung when a delivery to a webhook is due: whoever delivers listens.
+    pub due: Notify,
+    /// What operators count.
+    pub tally: Tally,
 }
 
 impl Portal {
@@ -73,6 +78,8 @@ impl Portal {
             providers: ProviderCache::default(),
             said: Notify::new(),
             numbered: Notify::new(),
+            due: Notify::new(),
+            tally: Tally::default(),
         };
         Ok(portal)
     }

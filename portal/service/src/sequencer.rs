@@ -4,30 +4,52 @@
 //! which may be after a higher one; whoever resumes behind the higher one never sees the lower. So
 //! rows are said without a number, and one sequencer at a time, of all portals of a database,
 //! numbers what is committed. It is also the only one who extends the audit chain: changes need not
-//! wait for one another to be chained.
+//! wait for one another to be chained. In the same transaction, events become deliveries to
+//! webhooks: none is lost, and none is made twice.
+//!
+//! A row that cannot be read would stop everything behind it for ever. It is set aside, and the
+//! trail says so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use culvert_portal_model::audit::AuditEntry;
+use culvert_portal_model::audit::{AuditEntry, Outcome, Who};
 use culvert_portal_store::audit::{self, AuditRow};
 use culvert_portal_store::events::{self, EventRow};
-use culvert_portal_store::outbox::{self, Head, OutboxRow, Said};
+use culvert_portal_store::outbox::{self, Head, OutboxRow, Said, Taken, Unreadable};
 use culvert_portal_store::{StoreError, Writing};
+use serde_json::{Value, json};
 
 use crate::chain::{AUDIT, EVENTS, chain_hash, head_message};
 use crate::fault::Fault;
 use crate::portal::Portal;
+use crate::tally::Counted;
+use crate::webhooks::fan_out::FanOut;
 
 /// Rows of one round: a transaction that stays far below the 50 ms that others may wait.
 const ROUND: i64 = 200;
 /// How long a sequencer sleeps if nobody wakes it: what other portals say is numbered by then.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How often the log is told that it still fails.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Numbers what was said, for ever.
 pub async fn run(portal: &Portal) {
+    let mut complained: Option<Instant> = None;
     loop {
         // What cannot be numbered now waits in the database, and is tried again.
         let numbered = number_all(portal).await;
+        match &numbered {
+            Ok(()) if complained.take().is_some() => tracing::info!("what was said gets its numbers again"),
+            Ok(()) => {}
+            Err(fault) => {
+                portal.tally.count(Counted::RoundFailed);
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                    let cause = fault.log.as_deref().unwrap_or(&fault.detail);
+                    tracing::error!(cause, "what was said gets no numbers: events and the audit trail wait");
+                    complained = Some(Instant::now());
+                }
+            }
+        }
         let pause = if numbered.is_ok() { PERIOD } else { PERIOD * 4 };
         let _ = tokio::time::timeout(pause, portal.said.notified()).await;
     }
@@ -39,65 +61,141 @@ pub async fn run(portal: &Portal) {
 /// [`Fault`] if the database cannot be written.
 pub async fn number_all(portal: &Portal) -> Result<(), Fault> {
     loop {
-        if outbox::is_empty(&mut portal.database.read().await?).await? {
+        let waiting_since = outbox::waiting_since(&mut portal.database.read().await?).await?;
+        portal.tally.waits(waiting_since);
+        if waiting_since.is_none() {
             return Ok(());
         }
         let mut writing = portal.database.write().await?;
-        let count = number_some(portal, &mut writing).await?;
+        let mut round = Round::begin(portal, &mut writing).await?;
+        let taken = outbox::take(&mut writing, ROUND).await?;
+        let count = taken.len() as i64;
+        for one in taken {
+            round.append(&mut writing, one).await?;
+        }
+        let done = round.end(&mut writing).await?;
         writing.commit().await?;
-        portal.numbered.notify_waiters();
+        done.tell(portal);
         if count < ROUND {
+            portal.tally.waits(None);
             return Ok(());
         }
     }
 }
 
-async fn number_some(portal: &Portal, writing: &mut Writing) -> Result<i64, Fault> {
-    // Whoever holds the ends is the sequencer; others wait here, and find the outbox empty.
-    let mut chain = outbox::hold(writing, AUDIT).await?;
-    let mut sequence = outbox::hold(writing, EVENTS).await?;
-    let rows = outbox::take(writing, ROUND).await?;
-    let (before, events_before) = (chain.number, sequence.number);
-    for row in &rows {
-        match row.said {
-            Said::Audit => append_entry(writing, &mut chain, row).await?,
-            Said::Event => append_event(writing, &mut sequence, row).await?,
+/// The rows of one transaction.
+struct Round<'a> {
+    portal: &'a Portal,
+    chain: Head,
+    sequence: Head,
+    began: (i64, i64),
+    fan_out: FanOut,
+    set_aside: u64,
+}
+
+/// What a round has done, once it is committed.
+struct Done {
+    numbered: u64,
+    set_aside: u64,
+    has_deliveries: bool,
+}
+
+impl<'a> Round<'a> {
+    async fn begin(portal: &'a Portal, writing: &mut Writing) -> Result<Self, Fault> {
+        // Whoever holds the ends is the sequencer; others wait here, and find the outbox empty.
+        let chain = outbox::hold(writing, AUDIT).await?;
+        let sequence = outbox::hold(writing, EVENTS).await?;
+        let began = (chain.number, sequence.number);
+        Ok(Self { portal, chain, sequence, began, fan_out: FanOut::default(), set_aside: 0 })
+    }
+
+    async fn append(&mut self, writing: &mut Writing, taken: Taken) -> Result<(), Fault> {
+        let unreadable = match taken {
+            Taken::Unreadable(row) => row,
+            Taken::Said(said) => match said.said {
+                Said::Audit => match serde_json::from_str(&said.body) {
+                    Ok(entry) => return Ok(self.append_entry(writing, entry, said.body).await?),
+                    Err(error) => Unreadable::of(said, format!("it is no entry of the audit trail: {error}")),
+                },
+                Said::Event => match serde_json::from_str(&said.body) {
+                    Ok(data) => return self.append_event(writing, &said, data).await,
+                    Err(error) => Unreadable::of(said, format!("its text is not JSON: {error}")),
+                },
+            },
+        };
+        self.put_aside(writing, unreadable).await
+    }
+
+    async fn append_entry(&mut self, writing: &mut Writing, entry: AuditEntry, body: String) -> Result<(), StoreError> {
+        self.chain.number += 1;
+        self.chain.hash = chain_hash(&self.chain.hash, self.chain.number, &body);
+        let row = AuditRow {
+            number: self.chain.number,
+            at: entry.at,
+            action: entry.action,
+            object: entry.id,
+            body,
+            hash: self.chain.hash.clone(),
+        };
+        audit::insert(writing, &row).await
+    }
+
+    async fn append_event(&mut self, writing: &mut Writing, said: &OutboxRow, data: Value) -> Result<(), Fault> {
+        self.sequence.number += 1;
+        let row = EventRow {
+            number: self.sequence.number,
+            at: said.at,
+            kind: said.kind.clone(),
+            owner: said.owner,
+            body: said.body.clone(),
+        };
+        events::insert(writing, &row).await?;
+        self.fan_out.deliver(self.portal, writing, &row, &data).await
+    }
+
+    async fn put_aside(&mut self, writing: &mut Writing, row: Unreadable) -> Result<(), Fault> {
+        tracing::error!(row = row.id, reason = row.reason, "a row of the outbox cannot be read, and was set aside");
+        let now = self.portal.now();
+        outbox::set_aside(writing, &row, now).await?;
+        self.set_aside += 1;
+        let entry = AuditEntry {
+            at: now,
+            who: Who::Portal,
+            address: None,
+            request: None,
+            action: "outbox.set-aside".to_owned(),
+            object: "outbox".to_owned(),
+            id: Some(row.id),
+            before: None,
+            after: Some(json!({ "reason": row.reason })),
+            outcome: Outcome::Done,
+        };
+        let body = serde_json::to_string(&entry).map_err(Fault::internal)?;
+        Ok(self.append_entry(writing, entry, body).await?)
+    }
+
+    async fn end(mut self, writing: &mut Writing) -> Result<Done, Fault> {
+        let (entries, events) = (self.chain.number - self.began.0, self.sequence.number - self.began.1);
+        if entries > 0 {
+            let message = head_message(self.chain.number, &self.chain.hash);
+            self.chain.signature = self.portal.signing.sign(&message);
+            outbox::move_head(writing, AUDIT, &self.chain).await?;
+        }
+        if events > 0 {
+            outbox::move_head(writing, EVENTS, &self.sequence).await?;
+        }
+        let numbered = u64::try_from(entries + events).unwrap_or_default();
+        Ok(Done { numbered, set_aside: self.set_aside, has_deliveries: self.fan_out.has_deliveries() })
+    }
+}
+
+impl Done {
+    fn tell(self, portal: &Portal) {
+        portal.tally.add(Counted::Numbered, self.numbered);
+        portal.tally.add(Counted::SetAside, self.set_aside);
+        portal.numbered.notify_waiters();
+        if self.has_deliveries {
+            portal.due.notify_one();
         }
     }
-    if chain.number > before {
-        chain.signature = portal.signing.sign(&head_message(chain.number, &chain.hash));
-        outbox::move_head(writing, AUDIT, &chain).await?;
-    }
-    if sequence.number > events_before {
-        outbox::move_head(writing, EVENTS, &sequence).await?;
-    }
-    Ok(rows.len() as i64)
-}
-
-async fn append_entry(writing: &mut Writing, chain: &mut Head, said: &OutboxRow) -> Result<(), StoreError> {
-    let entry: AuditEntry = serde_json::from_str(&said.body)
-        .map_err(|error| StoreError::Corrupt { what: "entry of the audit trail", value: error.to_string() })?;
-    chain.number += 1;
-    chain.hash = chain_hash(&chain.hash, chain.number, &said.body);
-    let row = AuditRow {
-        number: chain.number,
-        at: said.at,
-        action: entry.action,
-        object: entry.id,
-        body: said.body.clone(),
-        hash: chain.hash.clone(),
-    };
-    audit::insert(writing, &row).await
-}
-
-async fn append_event(writing: &mut Writing, sequence: &mut Head, said: &OutboxRow) -> Result<(), StoreError> {
-    sequence.number += 1;
-    let row = EventRow {
-        number: sequence.number,
-        at: said.at,
-        kind: said.kind.clone(),
-        owner: said.owner,
-        body: said.body.clone(),
-    };
-    events::insert(writing, &row).await
 }

@@ -1,8 +1,10 @@
 //! Settings that administrators change while the portal runs.
 
+use culvert_portal_model::event_kind::EventKind;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::settings::Settings;
 use culvert_portal_store::settings;
+use serde_json::json;
 
 use crate::actor::Actor;
 use crate::current_settings::NAME;
@@ -36,6 +38,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, new: &Settings, version: i64) 
     }
     let change = Change::of_kind("settings").from(&old).to(new);
     portal.record(&mut writing, actor, Action::SettingsEdit, change).await?;
+    portal.announce(&mut writing, EventKind::SettingsChanged, None, &json!({ "version": version + 1 })).await?;
     portal.commit(writing).await?;
     portal.settings.forget();
     Ok(version + 1)

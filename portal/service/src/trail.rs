@@ -1,6 +1,7 @@
 //! What a change says of itself, in its own transaction: entries of the audit trail, and events.
 
 use culvert_portal_model::audit::{AuditEntry, Outcome};
+use culvert_portal_model::event_kind::EventKind;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
 use culvert_portal_store::outbox::{self, OutboxRow, Said};
@@ -96,20 +97,21 @@ impl Portal {
         Ok(outbox::insert(writing, &row).await?)
     }
 
-    /// Tells those who follow. `owner` sees it too if they see only their own.
+    /// Tells those who follow, and webhooks. `owner` hears of it too if they hear only of their own.
+    /// `body` names what it is about and does not show it.
     ///
     /// # Errors
     /// [`Fault`] if it cannot be written.
     pub async fn announce(
         &self,
         writing: &mut Writing,
-        kind: &str,
+        kind: EventKind,
         owner: Option<Id>,
-        body: &impl Serialize,
+        body: &(impl Serialize + Sync),
     ) -> Result<(), Fault> {
         let body = serde_json::to_string(body).map_err(Fault::internal)?;
-        let row =
-            OutboxRow { id: self.new_id(), said: Said::Event, kind: kind.to_owned(), owner, body, at: self.now() };
+        let kind = kind.word().to_owned();
+        let row = OutboxRow { id: self.new_id(), said: Said::Event, kind, owner, body, at: self.now() };
         Ok(outbox::insert(writing, &row).await?)
     }
 

@@ -240,17 +240,35 @@ CREATE TABLE heads (
 INSERT INTO heads (name, number, hash, signature) VALUES ('audit', 0, '', '');
 INSERT INTO heads (name, number, hash, signature) VALUES ('events', 0, '', '');
 
+-- What of the outbox could not be read, for people to look at: the rest goes on without it.
+CREATE TABLE outbox_set_aside (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL,
+    owner TEXT,
+    body TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    reason TEXT NOT NULL,
+    set_aside_at BIGINT NOT NULL
+);
+
+-- 'secret' signs; 'former_secret' signs as well until 'former_until', after the secret was changed.
 CREATE TABLE webhooks (
     id TEXT NOT NULL PRIMARY KEY,
     owner_id TEXT NOT NULL REFERENCES users (id),
     url TEXT NOT NULL,
+    description TEXT NOT NULL,
     events TEXT NOT NULL,
     secret BYTEA NOT NULL,
+    former_secret BYTEA,
+    former_until BIGINT,
     enabled BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     version BIGINT NOT NULL
 );
+CREATE INDEX webhooks_of_owner ON webhooks (owner_id);
 
+-- 'next_at' is by a portal's clock; 'leased_until' by the database's, so that portals whose clocks
+-- differ do not take one another's work.
 CREATE TABLE deliveries (
     id TEXT NOT NULL PRIMARY KEY,
     webhook_id TEXT NOT NULL REFERENCES webhooks (id),
@@ -259,9 +277,12 @@ CREATE TABLE deliveries (
     state TEXT NOT NULL,
     attempts BIGINT NOT NULL,
     next_at BIGINT,
+    leased_until BIGINT NOT NULL,
+    tried_at BIGINT,
     status BIGINT,
     fault TEXT,
     created_at BIGINT NOT NULL
 );
 CREATE INDEX deliveries_due ON deliveries (next_at) WHERE state = 'waiting';
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id);
+CREATE INDEX deliveries_by_time ON deliveries (created_at);

@@ -12,7 +12,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Transaction};
 
 use crate::error::StoreError;
 use crate::kind::Kind;
-use crate::migrations;
+use crate::{migrations, row};
 
 /// Readers of SQLite: more than the cores that a portal's host usually has gain nothing.
 const SQLITE_READERS: u32 = 4;
@@ -82,11 +82,18 @@ impl Database {
     /// # Errors
     /// [`StoreError`].
     pub async fn write(&self) -> Result<Writing, StoreError> {
-        let transaction = match self.kind {
-            Kind::Sqlite => self.writers.begin_with("BEGIN IMMEDIATE").await?,
-            Kind::Postgresql => self.writers.begin().await?,
-        };
-        Ok(Writing { kind: self.kind, transaction })
+        let (kind, writers) = (self.kind, self.writers.clone());
+        // As a task: a future that is dropped while its BEGIN is on the wire would give back a
+        // connection inside a transaction (decisions/0087). What the task has begun and nobody
+        // takes any more is rolled back.
+        let begun = tokio::spawn(async move {
+            match kind {
+                Kind::Sqlite => writers.begin_with("BEGIN IMMEDIATE").await,
+                Kind::Postgresql => writers.begin().await,
+            }
+        });
+        let transaction = begun.await.map_err(|error| StoreError::Failed(error.to_string()))??;
+        Ok(Writing { kind, transaction })
     }
 
     /// Whether a question is answered.
@@ -108,6 +115,23 @@ impl Database {
         }
         sqlx::query("VACUUM INTO $1").bind(path.to_owned()).execute(self.read().await?.connection()).await?;
         Ok(())
+    }
+
+    /// How many connections other portals and commands have to this database, on a server.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connections_of_others(&self) -> Result<i64, StoreError> {
+        if self.kind == Kind::Sqlite {
+            return Ok(0);
+        }
+        let mut reading = self.read().await?;
+        let query = sqlx::query(
+            "SELECT COUNT(*) AS count FROM pg_stat_activity WHERE application_name = 'culvert-portal' \
+             AND datname = current_database()",
+        );
+        let all = row::number(&query.fetch_one(reading.connection()).await?, "count")?;
+        Ok(all - i64::from(self.writers.size()))
     }
 
     /// Ends all connections, after what runs on them.

@@ -133,12 +133,14 @@ pub async fn finish(writing: &mut Writing, caller: &str, name: &str, answer: &Ke
     Ok(())
 }
 
-/// Forgets a request that changed nothing, so that it can come again.
+/// Forgets a request that changed nothing, so that it can come again. One that is marked as done
+/// stays: its failure was only that its portal did not hear of the commit. A commit that is still
+/// on its way holds the row, and this waits for it.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn forget(writing: &mut Writing, caller: &str, name: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM idempotency WHERE caller = $1 AND name = $2")
+    sqlx::query("DELETE FROM idempotency WHERE caller = $1 AND name = $2 AND status IS NULL")
         .bind(caller.to_owned())
         .bind(name.to_owned())
         .execute(writing.connection())

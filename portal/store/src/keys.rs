@@ -65,6 +65,11 @@ const SEALED: &[Column] = &[
         read: "SELECT id, secret AS value FROM webhooks",
         write: "UPDATE webhooks SET secret = $1 WHERE id = $2 AND secret = $3",
     },
+    Column {
+        name: "webhook",
+        read: "SELECT id, former_secret AS value FROM webhooks WHERE former_secret IS NOT NULL",
+        write: "UPDATE webhooks SET former_secret = $1 WHERE id = $2 AND former_secret = $3",
+    },
 ];
 
 /// Replaces every sealed value by what `change` makes of its kind, its row and itself, in one

@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod ceremonies;
 pub mod database;
+pub mod deliveries;
 pub mod devices;
 pub mod error;
 pub mod events;
@@ -33,6 +34,7 @@ pub mod sessions;
 pub mod settings;
 pub mod tokens;
 pub mod users;
+pub mod webhooks;
 
 pub use database::{Database, Reading, Reads, Writing};
 pub use error::StoreError;

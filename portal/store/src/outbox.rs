@@ -49,10 +49,7 @@ const AUDIT: &str = "audit";
 pub async fn insert(writing: &mut Writing, said: &OutboxRow) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO outbox (id, kind, owner, body, at) VALUES ($1, $2, $3, $4, $5)")
         .bind(said.id.text())
-        .bind(match said.said {
-            Said::Audit => AUDIT.to_owned(),
-            Said::Event => format!("event {}", said.kind),
-        })
+        .bind(word(said.said, &said.kind))
         .bind(said.owner.map(Id::text))
         .bind(said.body.clone())
         .bind(said.at.as_microsecond())
@@ -61,19 +58,84 @@ pub async fn insert(writing: &mut Writing, said: &OutboxRow) -> Result<(), Store
     Ok(())
 }
 
+/// What was taken out.
+#[derive(Debug, Clone)]
+pub enum Taken {
+    /// Something said.
+    Said(OutboxRow),
+    /// A row that this program cannot have written.
+    Unreadable(Unreadable),
+}
+
+/// A row that cannot be read, as it is.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    /// What names it.
+    pub id: String,
+    /// Of what kind it claims to be.
+    pub kind: String,
+    /// Its owner.
+    pub owner: Option<String>,
+    /// Its text.
+    pub body: String,
+    /// Its time.
+    pub at: i64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// Something said whose text is not what it should be.
+    #[must_use]
+    pub fn of(said: OutboxRow, reason: String) -> Self {
+        Self {
+            id: said.id.text(),
+            kind: word(said.said, &said.kind),
+            owner: said.owner.map(Id::text),
+            body: said.body,
+            at: said.at.as_microsecond(),
+            reason,
+        }
+    }
+}
+
 /// Takes out up to `most` in the order in which they were said.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<OutboxRow>, StoreError> {
+pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<Taken>, StoreError> {
     let query = sqlx::query("SELECT id, kind, owner, body, at FROM outbox ORDER BY id LIMIT $1").bind(most);
-    let rows: Vec<OutboxRow> =
+    let rows: Vec<Taken> =
         query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
     for taken in &rows {
-        let query = sqlx::query("DELETE FROM outbox WHERE id = $1").bind(taken.id.text());
-        query.execute(writing.connection()).await?;
+        let id = match taken {
+            Taken::Said(said) => said.id.text(),
+            Taken::Unreadable(row) => row.id.clone(),
+        };
+        sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id).execute(writing.connection()).await?;
     }
     Ok(rows)
+}
+
+/// Keeps a row that cannot be read, for people to look at.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn set_aside(writing: &mut Writing, row: &Unreadable, at: Timestamp) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO outbox_set_aside (id, kind, owner, body, at, reason, set_aside_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+    )
+    .bind(row.id.clone())
+    .bind(row.kind.clone())
+    .bind(row.owner.clone())
+    .bind(row.body.clone())
+    .bind(row.at)
+    .bind(row.reason.clone())
+    .bind(at.as_microsecond())
+    .execute(writing.connection())
+    .await?;
+    Ok(())
 }
 
 /// The end of a chain of numbers.
@@ -123,12 +185,20 @@ pub async fn head(reads: &mut impl crate::database::Reads, name: &str) -> Result
     to_head(&query.fetch_one(reads.connection()).await?)
 }
 
-/// Whether something waits for its number.
+/// When the first was said of what waits for its number, in microseconds; `None` if nothing waits.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn is_empty(reads: &mut impl crate::database::Reads) -> Result<bool, StoreError> {
-    Ok(sqlx::query("SELECT id FROM outbox LIMIT 1").fetch_optional(reads.connection()).await?.is_none())
+pub async fn waiting_since(reads: &mut impl crate::database::Reads) -> Result<Option<i64>, StoreError> {
+    let query = sqlx::query("SELECT at FROM outbox ORDER BY id LIMIT 1");
+    query.fetch_optional(reads.connection()).await?.as_ref().map(|row| row::number(row, "at")).transpose()
+}
+
+fn word(said: Said, kind: &str) -> String {
+    match said {
+        Said::Audit => AUDIT.to_owned(),
+        Said::Event => format!("event {kind}"),
+    }
 }
 
 fn to_head(row: &AnyRow) -> Result<Head, StoreError> {
@@ -139,7 +209,22 @@ fn to_head(row: &AnyRow) -> Result<Head, StoreError> {
     })
 }
 
-fn of_row(row: &AnyRow) -> Result<OutboxRow, StoreError> {
+fn of_row(row: &AnyRow) -> Result<Taken, StoreError> {
+    match said_of_row(row) {
+        Ok(said) => Ok(Taken::Said(said)),
+        Err(StoreError::Corrupt { what, value }) => Ok(Taken::Unreadable(Unreadable {
+            id: row::text(row, "id")?,
+            kind: row::text(row, "kind")?,
+            owner: row::text_or_none(row, "owner")?,
+            body: row::text(row, "body")?,
+            at: row::number(row, "at")?,
+            reason: format!("its {what} is '{value}'"),
+        })),
+        Err(other) => Err(other),
+    }
+}
+
+fn said_of_row(row: &AnyRow) -> Result<OutboxRow, StoreError> {
     let kind = row::text(row, "kind")?;
     let (said, kind) = match kind.strip_prefix("event ") {
         Some(event) => (Said::Event, event.to_owned()),

@@ -259,6 +259,16 @@ impl Debug for OpenAnswer {
 }
 
 impl OpenAnswer {
+    /// The next line of the body, without its end; `None` where the body ends.
+    ///
+    /// # Errors
+    /// If it is cut off, or does not come.
+    pub fn next_line(&mut self) -> io::Result<Option<String>> {
+        let mut line = String::new();
+        let bytes = self.reader.read_line(&mut line)?;
+        Ok((bytes > 0).then(|| line.trim_end().to_owned()))
+    }
+
     /// Waits for a line that contains a text.
     ///
     /// # Panics

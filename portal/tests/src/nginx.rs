@@ -15,6 +15,8 @@ use crate::process::{Process, folder, need, or_skip};
 use crate::tls::Authority;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What `packaging/` ships.
+const SHIPPED: &str = include_str!("../../../packaging/nginx/culvert-portal.conf");
 
 /// How nginx is configured.
 #[derive(Debug, Clone)]
@@ -65,16 +67,20 @@ impl Nginx {
     /// If it does not start although it is installed.
     #[must_use]
     pub fn start(options: &NginxOptions) -> Option<Self> {
+        let names = ["localhost", "127.0.0.1", "::1"].into_iter().chain(options.names.iter().map(String::as_str));
+        let names: Vec<&str> = names.collect();
+        Self::start_with(&names, |secure, plain, certificate, key| servers(options, secure, plain, certificate, key))
+    }
+
+    fn start_with(names: &[&str], servers: impl FnOnce(&Port, &Port, &Path, &Path) -> String) -> Option<Self> {
         let program = or_skip(need("nginx"))?;
         let folder = folder();
         // Its workers are somebody else if root starts it.
         open_to_all(folder.path());
         let (secure, plain) = (Port::reserve(), Port::reserve());
-        let names = ["localhost", "127.0.0.1", "::1"].into_iter().chain(options.names.iter().map(String::as_str));
-        let names: Vec<&str> = names.collect();
-        let [certificate, key] = Authority::shared().issue(&names).write(folder.path());
+        let [certificate, key] = Authority::shared().issue(names).write(folder.path());
         let authority = Authority::shared().write(folder.path());
-        let servers = servers(options, &secure, &plain, &certificate, &key);
+        let servers = servers(&secure, &plain, &certificate, &key);
         let configuration = folder.path().join("nginx.conf");
         fs::write(&configuration, configuration_with(folder.path(), &servers)).expect("a configuration can be written");
         let mut command = Command::new(program);
@@ -89,6 +95,34 @@ impl Nginx {
         wait_for(&process, secure.address(), PATIENCE);
         wait_for(&process, plain.address(), PATIENCE);
         Some(Self { secure, plain, authority, _process: process, folder })
+    }
+
+    /// Starts one with the shipped configuration in front of portals, with this test's addresses and
+    /// certificate in it; or prints why the test is skipped. Its name is `localhost`.
+    ///
+    /// # Panics
+    /// If it does not start although it is installed.
+    #[must_use]
+    pub fn start_shipped(portals: &[SocketAddr]) -> Option<Self> {
+        Self::start_with(&["localhost"], |secure, plain, certificate, key| {
+            let upstreams: Vec<String> = portals.iter().map(|address| format!("server {address};")).collect();
+            let (secure_address, plain_address) = (secure.address(), plain.address());
+            let here = [
+                ("server 127.0.0.1:7280;", upstreams.join("\n    ")),
+                ("    listen [::]:80;\n", String::new()),
+                ("    listen [::]:443 ssl http2;\n", String::new()),
+                ("listen 80;", format!("listen {plain_address};")),
+                ("listen 443 ssl http2;", format!("listen {secure_address} ssl http2;")),
+                ("https://portal.example.org$request_uri", format!("https://localhost:{}$request_uri", secure.number())),
+                ("server_name portal.example.org", "server_name localhost".to_owned()),
+                ("/etc/ssl/certs/portal.example.org.pem", certificate.display().to_string()),
+                ("/etc/ssl/private/portal.example.org.key", key.display().to_string()),
+            ];
+            here.into_iter().fold(SHIPPED.to_owned(), |text, (there, here)| {
+                assert!(text.contains(there), "the shipped configuration has no '{there}'");
+                text.replace(there, &here)
+            })
+        })
     }
 
     /// Its address for browsers, without a slash at the end.

@@ -115,6 +115,17 @@ impl Postgres {
         run("psql", command, PATIENCE)
     }
 
+    /// Runs one of its client programs: `pg_dump`, `pg_restore`.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn run_client<'a>(&self, program: &str, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+        let mut command = Command::new(self.programs.join(program));
+        command.args(arguments);
+        run(program, command, PATIENCE).succeeds()
+    }
+
     /// Ends the server as an administrator would: transactions are rolled back, connections closed.
     ///
     /// # Panics

@@ -51,6 +51,9 @@ pub struct PortalOptions {
     pub arguments: Vec<String>,
     /// Variables of the environment.
     pub variables: Vec<(String, String)>,
+    /// The authority of its certificate (PEM), if the arguments give it one: it is asked over TLS,
+    /// as `localhost`.
+    pub authority: Option<String>,
 }
 
 /// A portal that runs. It is ended when this is dropped.
@@ -64,6 +67,7 @@ pub struct RunningPortal {
     pub metrics_url: String,
     /// Its state directory.
     pub state: PathBuf,
+    client: Client,
     _folder: TempDir,
 }
 
@@ -79,6 +83,29 @@ impl RunningPortal {
         Self::start_in(&path, options, state)
     }
 
+    /// Starts one with an empty state on a port that was kept for it.
+    ///
+    /// # Panics
+    /// With what it printed, if it does not serve.
+    #[must_use]
+    pub fn start_at(port: Port, options: &PortalOptions) -> Self {
+        let folder = process::folder();
+        let path = folder.path().join("state");
+        Self::start_on(port, &path, options, folder)
+    }
+
+    /// Starts another portal of the same database, which has this one's sealing key.
+    ///
+    /// # Panics
+    /// With what it printed, if it does not serve.
+    #[must_use]
+    pub fn another(&self, options: &PortalOptions) -> Self {
+        let mut options = options.clone();
+        let key = self.state.join("sealing.key").display().to_string();
+        options.arguments.extend(["--sealing-key-file".to_owned(), key]);
+        Self::start(&options)
+    }
+
     /// Starts one with a state that is there already, as after a crash.
     ///
     /// # Panics
@@ -88,17 +115,33 @@ impl RunningPortal {
         Self::start_in(state, options, process::folder())
     }
 
+    /// Begins to start one with a state that may be there already, and does not wait for it: it is
+    /// killed while it starts. It listens on some port.
+    #[must_use]
+    pub fn begin(state: &Path, options: &PortalOptions, folder: &TempDir) -> Process {
+        let mut command = command(state, options);
+        command.args(["--listen", "127.0.0.1:0", "--metrics", "off"]).args(&options.arguments);
+        Process::spawn("portal", command, folder)
+    }
+
     fn start_in(state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
-        let (port, metrics) = (Port::reserve(), Port::reserve());
+        Self::start_on(Port::reserve(), state, options, folder)
+    }
+
+    fn start_on(port: Port, state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
+        let metrics = Port::reserve();
         let (address, metrics_address) = (port.address(), metrics.address());
         let mut command = command(state, options);
         command.args(["--listen", &address.to_string(), "--metrics", &metrics_address.to_string()]);
         command.args(&options.arguments);
         let process = Process::spawn("portal", command, &folder);
-        let url = format!("http://{address}");
-        wait_for(&process, &mut Client::new(), &format!("{url}/readyz"), PATIENCE);
+        let (url, mut client) = match &options.authority {
+            None => (format!("http://{address}"), Client::new()),
+            Some(authority) => (format!("https://localhost:{}", port.number()), Client::trusting(authority)),
+        };
+        wait_for(&process, &mut client, &format!("{url}/readyz"), PATIENCE);
         let metrics_url = format!("http://{metrics_address}/metrics");
-        Self { process, url, metrics_url, state: state.to_owned(), _folder: folder }
+        Self { process, url, metrics_url, state: state.to_owned(), client, _folder: folder }
     }
 
     /// The secret of the setup link that it printed.
@@ -121,7 +164,7 @@ impl RunningPortal {
     /// If that fails.
     #[must_use]
     pub fn with_admin(&self) -> Browser {
-        let mut client = Client::new();
+        let mut client = self.client.clone();
         let account = json!({ "name": "ada", "password": PASSWORD });
         let body = json!({ "secret": self.setup_secret(), "account": account });
         let made = client.post_json(&format!("{}/api/v1/setup", self.url), &body);
@@ -135,7 +178,7 @@ impl RunningPortal {
     /// If that fails.
     #[must_use]
     pub fn log_in(&self, name: &str) -> Browser {
-        let mut client = Client::new();
+        let mut client = self.client.clone();
         let body = json!({ "name": name, "password": PASSWORD });
         let answer = client.post_json(&format!("{}/api/v1/sessions", self.url), &body);
         assert_eq!(answer.status, 201, "{}", answer.text());
@@ -151,10 +194,22 @@ impl RunningPortal {
         options: &PortalOptions,
         arguments: impl IntoIterator<Item = S>,
     ) -> process::Ran {
-        let mut command = command(&self.state, options);
-        command.args(arguments);
-        process::run("portal-command", command, PATIENCE)
+        run(&self.state, options, arguments)
     }
+}
+
+/// Runs a command on a state directory, whether or not a portal serves from it.
+///
+/// # Panics
+/// If it cannot be started, or does not end.
+pub fn run<S: AsRef<OsStr>>(
+    state: &Path,
+    options: &PortalOptions,
+    arguments: impl IntoIterator<Item = S>,
+) -> process::Ran {
+    let mut command = command(state, options);
+    command.args(arguments);
+    process::run("portal-command", command, PATIENCE)
 }
 
 /// Somebody who has logged in to a portal.
@@ -184,12 +239,42 @@ impl Browser {
         self.send("POST", path, &[], Some(body))
     }
 
+    /// Makes an API token with these scopes; gives its secret.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn make_token(&mut self, scopes: &[&str]) -> String {
+        let answer = self.post("/tokens", &json!({ "name": "a test", "scopes": scopes, "days": 1 }));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()["secret"].as_str().expect("a secret").to_owned()
+    }
+
     /// Sends any request to something below `/api/v1`.
     ///
     /// # Panics
     /// If nobody answers.
     #[track_caller]
     pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+        self.try_send(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// The same person at another portal of the same database.
+    #[must_use]
+    pub fn at(&self, url: &str) -> Self {
+        Self { client: self.client.clone(), base: format!("{url}/api/v1") }
+    }
+
+    /// As [`Browser::send`], where the portal may be gone.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub fn try_send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> std::io::Result<Answer> {
         let mut request = Request::new(method, &format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.with(name, value);
@@ -197,7 +282,7 @@ impl Browser {
         if let Some(body) = body {
             request = request.with_body("application/json", body.to_string());
         }
-        self.client.send(&request).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        self.client.send(&request)
     }
 
     /// Makes an account with these roles and [`PASSWORD`]; gives its identifier.

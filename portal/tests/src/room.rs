@@ -25,6 +25,7 @@ use tempfile::TempDir;
 
 use crate::postgres::Postgres;
 use crate::process;
+use crate::sql::Sql;
 
 /// The password of everybody in a room.
 pub const PASSWORD: &str = "analytical engine one";
@@ -143,6 +144,15 @@ impl Room {
     pub async fn portal_has(&self, secret: &str) -> bool {
         let found = credentials::who_has_session(&self.portal, secret, ADDRESS).await;
         found.expect("the database answers").is_some()
+    }
+
+    /// The database, past the portal.
+    #[must_use]
+    pub fn sql(&self) -> Sql {
+        match self.url.strip_prefix("sqlite:") {
+            Some(path) => Sql::File(path.into()),
+            None => Sql::Server(self.url.clone()),
+        }
     }
 
     /// Somebody's account.

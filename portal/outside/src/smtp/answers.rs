@@ -13,6 +13,10 @@ use lettre::transport::smtp;
 
 use super::server::Login;
 
+/// The step by which the portal says who it is.
+pub(super) const LOGIN: &str = "the login";
+/// Answers to any step that are about who sends (RFC 4954, section 6).
+const NEEDS_LOGIN: [u16; 4] = [530, 534, 535, 538];
 /// The most letters of a server that are shown.
 const LETTERS_MAX: usize = 300;
 
@@ -38,7 +42,12 @@ impl Answers {
         let Some(code) = error.status() else { return self.failure(step, error) };
         let words = error.source().map(ToString::to_string).unwrap_or_default();
         let told = format!("{} answered {step} with {code} {}", self.host, self.cleaned(&words));
-        if error.is_permanent() { MailError::Refused(told) } else { MailError::Unreachable(told) }
+        let is_about_login = step == LOGIN || NEEDS_LOGIN.contains(&u16::from(code));
+        match (error.is_permanent(), is_about_login) {
+            (true, true) => MailError::LoginRefused(told),
+            (true, false) => MailError::Refused(told),
+            (false, _) => MailError::Unreachable(told),
+        }
     }
 
     /// After something that is not an answer.

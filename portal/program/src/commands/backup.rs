@@ -48,6 +48,7 @@ pub async fn restore(common: &Common, from: &Path) -> anyhow::Result<()> {
         bail!("restore is for the SQLite database of the state directory; use pg_restore for PostgreSQL");
     }
     let directory = state::directory(common)?;
+    let _in_use = state::take_alone(&directory)?;
     let place = directory.join(state::DATABASE);
     let new = directory.join("restored.db");
     remove_with_journal(&new)?;

@@ -8,7 +8,7 @@ use culvert_portal_service::fault::Fault;
 use culvert_portal_service::sealing::Sealer;
 use culvert_portal_store::keys::reseal;
 
-use super::{open, say};
+use super::{open_alone, say};
 use crate::args::Common;
 use crate::serve::with_cause;
 use crate::{keys, state};
@@ -18,8 +18,14 @@ use crate::{keys, state};
 /// # Errors
 /// What went wrong; everything is sealed under the old key then.
 pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
-    let portal = open(common).await?;
     let directory = state::directory(common)?;
+    // A portal that runs would go on to seal under the old key.
+    let _in_use = state::take_alone(&directory)?;
+    let portal = open_alone(common).await?;
+    let others = portal.database.connections_of_others().await?;
+    if others > 0 {
+        bail!("portals or commands are connected to the database ({others} connections): stop all of them first");
+    }
     let old = keys::sealing_key(common, &directory)?;
     let new = keys::read_or_make(new_key)?;
     if *old == *new {

@@ -1,5 +1,6 @@
 //! Accounts: made, changed, approved, deactivated by administrators.
 
+use culvert_portal_model::event_kind::EventKind;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::people::{AccountState, User};
@@ -7,9 +8,12 @@ use culvert_portal_model::permission::{Access, Action, access};
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_store::users::{self, BY_HAND, UserRow};
-use culvert_portal_store::{Reads, Writing, ceremonies, devices, invitations, links, passkeys, sessions, tokens};
+use culvert_portal_store::{
+    Reads, Writing, ceremonies, deliveries, devices, invitations, links, passkeys, sessions, tokens, webhooks,
+};
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::actor::Actor;
 use crate::fault::Fault;
@@ -114,6 +118,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, versi
     let after = read_back(&mut writing, id).await?;
     let change = Change::of("user", id).from(&before).to(&after);
     portal.record(&mut writing, actor, Action::UserEdit, change).await?;
+    announce_change(portal, &mut writing, id).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(after)
@@ -138,6 +143,7 @@ pub async fn set_roles(portal: &Portal, actor: &Actor, id: Id, roles: &[Role], v
     withdraw_invitations(&mut writing, id, &after.roles).await?;
     let change = Change::of("user", id).from(&before.roles).to(&after.roles);
     portal.record(&mut writing, actor, Action::UserRoles, change).await?;
+    announce_change(portal, &mut writing, id).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(after)
@@ -191,7 +197,13 @@ pub(crate) async fn insert(
     users::set_roles(writing, row.id, BY_HAND, &unique(roles)).await?;
     let user = shown(writing, row).await?;
     portal.record(writing, actor, action, Change::of("user", user.id).to(&user)).await?;
+    portal.announce(writing, EventKind::UserCreated, Some(user.id), &json!({ "id": user.id })).await?;
     Ok(user)
+}
+
+/// Says that an account has changed, to those who follow and to the person.
+pub(crate) async fn announce_change(portal: &Portal, writing: &mut Writing, user: Id) -> Result<(), Fault> {
+    portal.announce(writing, EventKind::UserChanged, Some(user), &json!({ "id": user })).await
 }
 
 /// Writes an account of a version.
@@ -241,6 +253,9 @@ pub(crate) async fn end_credentials(writing: &mut Writing, user: Id, now: Timest
     devices::delete_of(writing, user).await?;
     ceremonies::delete_of(writing, user).await?;
     passkeys::delete_of(writing, user).await?;
+    // What others are sent on the person's behalf ends as well.
+    webhooks::disable_of(writing, user).await?;
+    deliveries::give_up_of_disabled(writing, "the webhook's owner was deactivated").await?;
     withdraw_invitations(writing, user, &[]).await
 }
 

@@ -1,11 +1,14 @@
 //! Groups.
 
+use culvert_portal_model::event_kind::EventKind;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::people::Group;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_store::{StoreError, Writing, groups, users};
+
+use serde_json::json;
 
 use crate::actor::{Actor, Reach};
 use crate::fault::Fault;
@@ -64,6 +67,7 @@ pub async fn create(portal: &Portal, actor: &Actor, wish: &GroupWish) -> Result<
     groups::insert(&mut writing, &Group { version: 0, ..group.clone() }).await.map_err(|error| taken(error, &group))?;
     groups::replace(&mut writing, &group, 0).await?;
     portal.record(&mut writing, actor, Action::GroupEdit, Change::of("group", group.id).to(&group)).await?;
+    announce(portal, &mut writing, EventKind::GroupCreated, group.id).await?;
     portal.commit(writing).await?;
     Ok(group)
 }
@@ -82,6 +86,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, id: Id, wish: &GroupWish, vers
     }
     let change = Change::of("group", id).from(&before).to(&after);
     portal.record(&mut writing, actor, Action::GroupEdit, change).await?;
+    announce(portal, &mut writing, EventKind::GroupChanged, id).await?;
     portal.commit(writing).await?;
     Ok(after)
 }
@@ -98,7 +103,13 @@ pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Res
         return Err(Fault::changed("group"));
     }
     portal.record(&mut writing, actor, Action::GroupEdit, Change::of("group", id).from(&before)).await?;
+    announce(portal, &mut writing, EventKind::GroupDeleted, id).await?;
     portal.commit(writing).await
+}
+
+/// Groups are nobody's own: who sees only their own things reads the list.
+async fn announce(portal: &Portal, writing: &mut Writing, kind: EventKind, group: Id) -> Result<(), Fault> {
+    portal.announce(writing, kind, None, &json!({ "id": group })).await
 }
 
 async fn checked(writing: &mut Writing, id: Id, wish: &GroupWish) -> Result<Group, Fault> {

@@ -24,6 +24,7 @@ use crate::people::second_factor;
 use crate::people::sessions::shown;
 use crate::portal::Portal;
 use crate::secret::{Kind, hash, make};
+use crate::tally::Counted;
 use crate::trail::Change;
 
 /// The word of the audit trail.
@@ -62,6 +63,17 @@ pub struct LoggedIn {
 /// # Errors
 /// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`].
 pub async fn log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
+    let result = try_to_log_in(portal, attempt).await;
+    match result.as_ref().map_err(|fault| fault.problem) {
+        Err(Problem::WrongCredentials) => portal.tally.count(Counted::LoginRefused),
+        Err(Problem::TooMany) => portal.tally.count(Counted::LoginLimited),
+        // Those that succeed are counted where sessions begin, in whatever way.
+        _ => {}
+    }
+    result
+}
+
+async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     // What cannot be a name is nobody's, and is looked for all the same.
     let name = input::login_name("name", attempt.name).unwrap_or_default();
     portal.take_now(LOGIN_OF_ADDRESS, attempt.address).await?;
@@ -111,6 +123,7 @@ pub(crate) async fn begin_session(
     let actor = Actor { who, address: Some(address.to_owned()), request, ..Actor::portal() };
     portal.record_as(writing, &actor, LOGIN, Outcome::Done, Change::of("session", session.id)).await?;
     let user = accounts::read_back(writing, row.id).await?;
+    portal.tally.count(Counted::LoginDone);
     Ok(LoggedIn { user, session: shown(session, true), secret })
 }
 

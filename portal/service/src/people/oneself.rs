@@ -45,6 +45,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, edit: &UserEdit, version: i64)
     let after = accounts::read_back(&mut writing, user).await?;
     let change = Change::of("user", user).from(&before).to(&after);
     portal.record(&mut writing, actor, Action::SelfEdit, change).await?;
+    accounts::announce_change(portal, &mut writing, user).await?;
     portal.commit(writing).await?;
     Ok(after)
 }
