@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use culvert_portal_service::tally::{Counted, Tally};
 use jiff::Timestamp;
-use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// Upper ends of the buckets of durations, in seconds.
 const BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -37,8 +37,8 @@ impl ApiMetrics {
             &["route"],
         )?;
         let streams = IntGauge::new("culvert_portal_event_streams", "Streams of events that are open.")?;
-        let build = IntCounterVec::new(Opts::new("culvert_portal_build_info", "The program's version."), &["version"])?;
-        build.with_label_values(&[version]).inc();
+        let build = IntGaugeVec::new(Opts::new("culvert_portal_build_info", "The program's version."), &["version"])?;
+        build.with_label_values(&[version]).set(1);
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(streams.clone()))?;

@@ -1,6 +1,6 @@
 //! The log: to standard error, where systemd and containers expect it.
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
@@ -8,7 +8,9 @@ use crate::args::LogForm;
 
 /// Begins to log. A second time it changes nothing.
 pub fn begin(form: LogForm) {
-    let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
+    // The database's own remarks, such as that a table is there already, say nothing to anybody.
+    let levels = Targets::new().with_default(LevelFilter::INFO).with_target("sqlx", LevelFilter::WARN);
+    let registry = tracing_subscriber::registry().with(levels);
     let writer = std::io::stderr;
     let _ = match form {
         LogForm::Text => registry.with(fmt::layer().with_writer(writer).with_target(false).with_ansi(false)).try_init(),

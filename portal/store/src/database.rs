@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _, Transaction};
 
 use crate::error::StoreError;
 use crate::kind::Kind;
@@ -46,7 +46,15 @@ impl Database {
         let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql };
         let options = |connections| {
             let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-            options.after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
+            options
+                .after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
+                // A full disk ends a transaction of SQLite by itself; the library, whose own
+                // rollback fails then, would go on to count it as open, and begin no other on that
+                // connection for ever. Such a connection is replaced.
+                .before_acquire(|connection, _| {
+                    let is_free = !connection.is_in_transaction();
+                    Box::pin(std::future::ready(Ok(is_free)))
+                })
         };
         match kind {
             Kind::Sqlite => {

@@ -104,7 +104,7 @@ impl Nginx {
     /// If it does not start although it is installed.
     #[must_use]
     pub fn start_shipped(portals: &[SocketAddr]) -> Option<Self> {
-        Self::start_with(&["localhost"], |secure, plain, certificate, key| {
+        Self::start_with(&["localhost", "127.0.0.1"], |secure, plain, certificate, key| {
             let upstreams: Vec<String> = portals.iter().map(|address| format!("server {address};")).collect();
             let (secure_address, plain_address) = (secure.address(), plain.address());
             let here = [

@@ -63,6 +63,7 @@ on_both_databases! {
         room.person("ada", &[Role::Admin]).await;
         let boole = room.person("boole", &[Role::User]).await;
         let (ada, user) = (room.actor("ada").await, room.actor("boole").await);
+        number_all(&room.portal).await.unwrap();
         let groups_only = subscribed(&room, &ada, &["group.created"]).await.webhook;
         let all = subscribed(&room, &ada, &["*"]).await.webhook;
         let own = subscribed(&room, &user, &["*"]).await.webhook;
@@ -310,7 +311,7 @@ on_both_databases! {
         room.person("ada", &[Role::Admin]).await;
         let boole = room.person("boole", &[Role::Operator]).await;
         let (ada, operator) = (room.actor("ada").await, room.actor("boole").await);
-        let webhook = subscribed(&room, &operator, &["*"]).await.webhook;
+        let webhook = subscribed(&room, &operator, &["group.created"]).await.webhook;
         happens(&room, &ada, "lab").await;
         room.deactivate(&ada, &boole).await;
         happens(&room, &ada, "other").await;

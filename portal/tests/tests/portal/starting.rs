@@ -120,7 +120,8 @@ fn a_password_file_may_end_with_a_line_end() {
         std::fs::write(&secret, content).unwrap();
         let database = Some(url.clone());
         let arguments = argument("--database-password-file");
-        drop(RunningPortal::start(&PortalOptions { database, arguments, ..PortalOptions::default() }));
+        let options = PortalOptions { database, arguments, ..PortalOptions::default() };
+        drop(RunningPortal::start_again(&room.path().join("state"), &options));
     }
     for content in ["p@ss /:%w ", "p@ss /:%w\n\n", " p@ss /:%w"] {
         std::fs::write(&secret, content).unwrap();

@@ -90,7 +90,7 @@ fn readers_behind_nginx_go_on_at_the_other_portal_and_miss_nothing() {
         let mut again = open(&mut client, &nginx.url(), &secret, Some(&seen));
         again.wait_for(while_stopping.as_str().unwrap());
     }
-    println!("{ended} of {STREAMS} streams moved");
+    println!("{ended} of {STREAMS} streams moved\n{}", nginx.access_log());
     assert!(ended > 0, "some streams were at the portal that stopped");
     assert!(!nginx.error_log().contains("prematurely closed"), "{}", nginx.error_log());
 }
