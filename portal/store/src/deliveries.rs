@@ -17,8 +17,7 @@ use crate::error::StoreError;
 use crate::kind::Kind;
 use crate::row;
 
-const COLUMNS: &str =
-    "id, webhook_id, event, body, state, attempts, next_at, tried_at, status, fault, created_at";
+const COLUMNS: &str = "id, webhook_id, event, body, state, attempts, next_at, tried_at, status, fault, created_at";
 
 /// A delivery as the database has it.
 #[derive(Debug, Clone)]

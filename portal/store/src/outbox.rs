@@ -105,8 +105,7 @@ impl Unreadable {
 /// [`StoreError`].
 pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<Taken>, StoreError> {
     let query = sqlx::query("SELECT id, kind, owner, body, at FROM outbox ORDER BY id LIMIT $1").bind(most);
-    let rows: Vec<Taken> =
-        query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
+    let rows: Vec<Taken> = query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
     for taken in &rows {
         let id = match taken {
             Taken::Said(said) => said.id.text(),

@@ -108,7 +108,8 @@ pub async fn delete(writing: &mut Writing, id: Id, version: i64) -> Result<bool,
 /// # Errors
 /// [`StoreError`].
 pub async fn disable_of(writing: &mut Writing, owner: Id) -> Result<(), StoreError> {
-    let query = sqlx::query("UPDATE webhooks SET enabled = 0, version = version + 1 WHERE owner_id = $1 AND enabled = 1");
+    let query =
+        sqlx::query("UPDATE webhooks SET enabled = 0, version = version + 1 WHERE owner_id = $1 AND enabled = 1");
     query.bind(owner.text()).execute(writing.connection()).await?;
     Ok(())
 }

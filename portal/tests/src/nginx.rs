@@ -113,7 +113,10 @@ impl Nginx {
                 ("    listen [::]:443 ssl http2;\n", String::new()),
                 ("listen 80;", format!("listen {plain_address};")),
                 ("listen 443 ssl http2;", format!("listen {secure_address} ssl http2;")),
-                ("https://portal.example.org$request_uri", format!("https://localhost:{}$request_uri", secure.number())),
+                (
+                    "https://portal.example.org$request_uri",
+                    format!("https://localhost:{}$request_uri", secure.number()),
+                ),
                 ("server_name portal.example.org", "server_name localhost".to_owned()),
                 ("/etc/ssl/certs/portal.example.org.pem", certificate.display().to_string()),
                 ("/etc/ssl/private/portal.example.org.key", key.display().to_string()),

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::paths::PathId;
 use crate::caller::Caller;
-use crate::cursor::{Paging, page};
+use crate::cursor::{Cursor, PagingById, page};
 use crate::etag::{IfMatch, Versioned};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
@@ -66,7 +66,7 @@ pub struct Filter {
     /// Those in this state.
     state: Option<DeliveryState>,
     /// Where the page before ended, as its `next` said.
-    #[param(max_length = 200)]
+    #[param(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
     cursor: Option<String>,
     /// At most so many rows, 1 to 200; 50 if absent.
     #[param(minimum = 1, maximum = 200)]
@@ -75,13 +75,13 @@ pub struct Filter {
 
 /// List webhooks.
 #[utoipa::path(
-    get, path = "/webhooks", operation_id = "listWebhooks", tag = "webhooks", params(Paging),
+    get, path = "/webhooks", operation_id = "listWebhooks", tag = "webhooks", params(PagingById),
     responses((status = 200, description = "A page of webhooks, newest first.", body = Page<Webhook>)),
 )]
 async fn list(
     State(api): State<Api>,
     Caller(actor): Caller,
-    StrictQuery(paging): StrictQuery<Paging>,
+    StrictQuery(paging): StrictQuery<PagingById>,
 ) -> Answer<Json<Page<Webhook>>> {
     Ok(Json(manage::list(&api.portal, &actor, &paging.checked()?).await?))
 }
@@ -186,7 +186,7 @@ async fn list_deliveries(
     PathId(id): PathId,
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<Delivery>>> {
-    let page = page(filter.cursor, filter.limit)?;
+    let page = page(Cursor::Id, filter.cursor, filter.limit)?;
     Ok(Json(log::list(&api.portal, &actor, id, filter.state, &page).await?))
 }
 

@@ -156,7 +156,10 @@ async fn aiosmtpd_refuses_who_it_does_not_know_and_who_nobody_is() {
     let result = server.mailer("smtp", "ada:wrong@").send(mail("bob@example.com")).await;
     assert!(matches!(&result, Err(MailError::LoginRefused(told)) if told.contains("the login with 535")), "{result:?}");
     let result = server.mailer("smtp", "").send(mail("bob@example.com")).await;
-    assert!(matches!(&result, Err(MailError::LoginRefused(told)) if told.contains("the sender with 530")), "{result:?}");
+    assert!(
+        matches!(&result, Err(MailError::LoginRefused(told)) if told.contains("the sender with 530")),
+        "{result:?}"
+    );
     let mailer = server.mailer("smtp", "ada:hunter2%20%C3%BC@");
     let result = mailer.send(mail("nobody@example.com")).await;
     assert!(matches!(&result, Err(MailError::Refused(told)) if told.contains("550 5.1.1 no such user")), "{result:?}");

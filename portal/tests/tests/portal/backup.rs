@@ -116,10 +116,15 @@ fn a_dump_of_postgresql_made_while_somebody_writes_is_whole() {
     assert!(ran.code == 1 && ran.err.contains("pg_restore"), "{ran:?}");
     until("something was written", || writer.answered.load(Ordering::Relaxed) > 5);
     let before = writer.answered.load(Ordering::Relaxed);
-    drop(server.run_client("pg_dump", ["--format=custom", "--file", file.to_str().unwrap(), options.database.as_ref().unwrap()]));
+    drop(server.run_client(
+        "pg_dump",
+        ["--format=custom", "--file", file.to_str().unwrap(), options.database.as_ref().unwrap()],
+    ));
     let after = writer.end() + 1;
     let other = server.new_database();
-    drop(server.run_client("pg_restore", ["--exit-on-error", "--no-owner", "--dbname", &other, file.to_str().unwrap()]));
+    drop(
+        server.run_client("pg_restore", ["--exit-on-error", "--no-owner", "--dbname", &other, file.to_str().unwrap()]),
+    );
     let other = PortalOptions { database: Some(other), ..PortalOptions::default() };
     let restored = running.another(&other);
     let groups = all_rows(&mut restored.log_in("ada"), "/groups").len();

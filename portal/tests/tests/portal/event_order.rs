@@ -14,7 +14,7 @@ use culvert_portal_tests::program::PortalOptions;
 use culvert_portal_tests::tcp_proxy::{Reaction, TcpProxy};
 use serde_json::{Value, json};
 
-use crate::{two, PATIENCE, all_rows};
+use crate::{PATIENCE, all_rows, two};
 
 const CLIENTS: usize = 8;
 const CHANGES: usize = 60;
@@ -33,21 +33,25 @@ fn a_reader_that_reconnects_all_the_time_misses_nothing() {
     let is_over = Arc::new(AtomicBool::new(false));
     let delaying = {
         let (proxy, is_over) = (proxy.clone(), is_over.clone());
-        std::thread::spawn(move || while !is_over.load(Ordering::Relaxed) {
-            // A short while of late commits, and a longer one of quick ones that overtake them.
-            proxy.when_seen(b"COMMIT", Reaction::Delay(Duration::from_millis(700)));
-            sleep(Duration::from_millis(15));
-            proxy.resume();
-            sleep(Duration::from_millis(300));
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                // A short while of late commits, and a longer one of quick ones that overtake them.
+                proxy.when_seen(b"COMMIT", Reaction::Delay(Duration::from_millis(700)));
+                sleep(Duration::from_millis(15));
+                proxy.resume();
+                sleep(Duration::from_millis(300));
+            }
         })
     };
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let mut admin = admin.at(&portals[client % 2].url);
-            std::thread::spawn(move || (0..CHANGES).for_each(|number| {
-                let made = admin.post("/groups", &json!({ "name": format!("g{client}-{number}"), "members": [] }));
-                assert_eq!(made.status, 201, "{}", made.text());
-            }))
+            std::thread::spawn(move || {
+                (0..CHANGES).for_each(|number| {
+                    let made = admin.post("/groups", &json!({ "name": format!("g{client}-{number}"), "members": [] }));
+                    assert_eq!(made.status, 201, "{}", made.text());
+                })
+            })
         })
         .collect();
     let mut reader = Reader { secret, number: 0, seen: Vec::new() };

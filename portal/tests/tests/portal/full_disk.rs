@@ -68,9 +68,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     // What is there can be read.
     assert_eq!(admin.get("/groups?limit=10").status, 200);
     std::fs::remove_file(&filler).unwrap();
-    until("there is room again", || {
-        admin.post("/groups", &json!({ "name": "after", "members": [] })).status == 201
-    });
+    until("there is room again", || admin.post("/groups", &json!({ "name": "after", "members": [] })).status == 201);
     made.push("after".to_owned());
     let mut there: Vec<String> =
         all_rows(&mut admin, "/groups").iter().map(|group| group["name"].as_str().unwrap().to_owned()).collect();

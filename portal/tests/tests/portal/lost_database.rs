@@ -66,11 +66,13 @@ fn connections_that_are_cut_lose_and_double_nothing() {
     let clients: Vec<_> = (0..4)
         .map(|worker| {
             let mut admin = admin.clone();
-            std::thread::spawn(move || (0..25).for_each(|number| {
-                // 409: it was carried out, but its answer was lost.
-                let status = insist(&mut admin, &format!("cut-{worker}-{number}"));
-                assert!([201, 409].contains(&status), "{status}");
-            }))
+            std::thread::spawn(move || {
+                (0..25).for_each(|number| {
+                    // 409: it was carried out, but its answer was lost.
+                    let status = insist(&mut admin, &format!("cut-{worker}-{number}"));
+                    assert!([201, 409].contains(&status), "{status}");
+                })
+            })
         })
         .collect();
     while clients.iter().any(|client| !client.is_finished()) {
@@ -105,7 +107,9 @@ fn a_commit_whose_answer_is_lost_is_not_carried_out_twice() {
         let before = proxy.seen();
         let client = {
             let (mut admin, name) = (admin.clone(), name.clone());
-            std::thread::spawn(move || admin.send("POST", "/tokens", &[("idempotency-key", &name)], Some(&token(&name))))
+            std::thread::spawn(move || {
+                admin.send("POST", "/tokens", &[("idempotency-key", &name)], Some(&token(&name)))
+            })
         };
         until("the key's commit has passed", || proxy.seen() > before);
         proxy.resume();

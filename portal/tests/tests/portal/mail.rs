@@ -49,7 +49,10 @@ fn invitations_and_forgotten_passwords_are_mailed() {
     assert_eq!(invited.status, 201, "{}", invited.text());
     let messages = smtp.wait_for(1, PATIENCE);
     let mail = &messages[0];
-    assert_eq!((mail.from.as_str(), mail.to.as_slice()), ("portal@example.org", ["boole@example.com".to_owned()].as_slice()));
+    assert_eq!(
+        (mail.from.as_str(), mail.to.as_slice()),
+        ("portal@example.org", ["boole@example.com".to_owned()].as_slice())
+    );
     assert!(mail.encrypted && mail.login.as_deref() == Some("portal"), "{mail:?}");
     let mut client = Client::new();
     let account = json!({ "name": "boole", "email": "boole@example.com", "password": PASSWORD });

@@ -42,7 +42,8 @@ fn check(state: &Path, options: &PortalOptions) {
     let running = RunningPortal::start_again(state, options);
     let mut admin = running.log_in("ada");
     let people = admin.get("/users").json();
-    let names: Vec<&str> = people["items"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        people["items"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["ada", "boole", "curie"]);
     assert_eq!(people["items"][2]["state"], "deactivated");
     let group = &admin.get("/groups").json()["items"][0];
@@ -76,7 +77,10 @@ fn every_earlier_postgresql_database_opens() {
         let state = state_with_key(room.path());
         let database = server.new_database();
         let file = fixture(*schema, "postgresql").display().to_string();
-        drop(server.run_client("psql", ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &database, "--file", &file]));
+        drop(server.run_client(
+            "psql",
+            ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &database, "--file", &file],
+        ));
         check(&state, &PortalOptions { database: Some(database), ..PortalOptions::default() });
     }
 }

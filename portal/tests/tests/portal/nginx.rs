@@ -65,7 +65,10 @@ fn the_clients_address_is_right_and_nobody_forges_it() {
         command.args(["--header", "x-real-ip: 203.0.113.9", "--header", "forwarded: for=203.0.113.9", "--data"]);
         command.arg(json!({ "name": "ada", "password": PASSWORD }).to_string()).arg(format!("{base}/api/v1/sessions"));
         let answer: Value = serde_json::from_str(&run("curl", command, PATIENCE).succeeds().out).unwrap();
-        (answer["session"]["id"].as_str().unwrap().to_owned(), answer["session"]["address"].as_str().unwrap().to_owned())
+        (
+            answer["session"]["id"].as_str().unwrap().to_owned(),
+            answer["session"]["address"].as_str().unwrap().to_owned(),
+        )
     };
     // Through nginx; and past it, from where nobody is trusted.
     for (from, base) in [("127.0.0.9", nginx.url()), ("127.0.0.8", running.url.clone())] {

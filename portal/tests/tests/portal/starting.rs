@@ -42,8 +42,14 @@ fn it_starts_with_no_configuration() {
     let mut command = Command::new(unshare);
     command.args(["--net", "--", "bash", "-mc", WITH_NOTHING, "bash"]).arg(home.path()).arg(&program);
     let ran = run("unshare", command, PATIENCE);
-    for expected in ["ready\n", "{\"openapi\":\"3.1", "culvert_portal_build_info", "\n700\n", "ended with 0",
-        "http://127.0.0.1:7280/setup#culvert_lnk_"] {
+    for expected in [
+        "ready\n",
+        "{\"openapi\":\"3.1",
+        "culvert_portal_build_info",
+        "\n700\n",
+        "ended with 0",
+        "http://127.0.0.1:7280/setup#culvert_lnk_",
+    ] {
         assert!(ran.out.contains(expected), "no '{expected}': {ran:?}");
     }
 }
@@ -157,7 +163,10 @@ fn a_raw_key_may_end_with_any_byte_and_a_passphrase_with_a_line_end() {
     key[31] = 7;
     for wrong in [&key[..31], &[key.as_slice(), b"\n"].concat()] {
         write(wrong);
-        let ran = running.run(&PortalOptions::default(), ["users".as_ref(), "list".as_ref(), "--sealing-key-file".as_ref(), secret.as_os_str()]);
+        let ran = running.run(
+            &PortalOptions::default(),
+            ["users".as_ref(), "list".as_ref(), "--sealing-key-file".as_ref(), secret.as_os_str()],
+        );
         assert!(ran.code == 1 && ran.err.contains("a key has exactly 32"), "{ran:?}");
     }
     write(b"a passphrase of some length\n");
@@ -166,6 +175,9 @@ fn a_raw_key_may_end_with_any_byte_and_a_passphrase_with_a_line_end() {
     write(b"a passphrase of some length");
     drop(RunningPortal::start_again(&running.state, &with("--sealing-passphrase-file")));
     write(b"a passphrase of some lengths");
-    let ran = running.run(&PortalOptions::default(), ["users".as_ref(), "list".as_ref(), "--sealing-passphrase-file".as_ref(), secret.as_os_str()]);
+    let ran = running.run(
+        &PortalOptions::default(),
+        ["users".as_ref(), "list".as_ref(), "--sealing-passphrase-file".as_ref(), secret.as_os_str()],
+    );
     assert!(ran.code == 1 && ran.err.contains("sealed under another key"), "{ran:?}");
 }

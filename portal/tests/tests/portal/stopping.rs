@@ -8,7 +8,7 @@ use culvert_portal_tests::program::{PortalOptions, RunningPortal};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::{two, PATIENCE, on_both_databases};
+use crate::{PATIENCE, on_both_databases, two};
 
 const STREAMS: usize = 200;
 
@@ -79,7 +79,8 @@ fn readers_behind_nginx_go_on_at_the_other_portal_and_miss_nothing() {
     let [first, _] = &mut portals;
     let began = Instant::now();
     first.process.signal(Signal::TERM);
-    let while_stopping = admin.post("/groups", &json!({ "name": "while-stopping", "members": [] })).json()["id"].clone();
+    let while_stopping =
+        admin.post("/groups", &json!({ "name": "while-stopping", "members": [] })).json()["id"].clone();
     assert!(first.process.wait(PATIENCE).expect("it ends").success());
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let mut ended = 0;

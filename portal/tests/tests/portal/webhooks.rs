@@ -14,7 +14,7 @@ use culvert_portal_tests::sql::python;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{two, PATIENCE, on_both_databases, until};
+use crate::{PATIENCE, on_both_databases, two, until};
 
 /// Verifies a signature with Python's own library, by the text of Standard Webhooks.
 const VERIFY: &str = r#"
@@ -132,8 +132,7 @@ fn deliveries(admin: &mut Browser, webhook: &str) -> Vec<Value> {
 
 fn is_signed(secret: &str, got: &Got) -> bool {
     let header = |name: &str| got.headers.get(name).map(String::as_str).unwrap_or_default();
-    let arguments =
-        [secret, header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"), &got.body];
+    let arguments = [secret, header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"), &got.body];
     python(VERIFY, &arguments).code == 0
 }
 
