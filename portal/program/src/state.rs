@@ -56,13 +56,6 @@ pub fn take_alone(state: &Path) -> anyhow::Result<InUse> {
     Ok(InUse { _file: file })
 }
 
-fn lock_file(state: &Path) -> anyhow::Result<(PathBuf, File)> {
-    let path = state.join("in-use.lock");
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    Ok((path, file))
-}
-
 /// Opens the database that the program was told of, or the one of the state directory.
 ///
 /// # Errors
@@ -79,6 +72,13 @@ pub async fn database(common: &Common, state: &Path) -> anyhow::Result<Database>
 /// If there is none.
 pub fn sealer(common: &Common, state: &Path) -> anyhow::Result<Sealer> {
     Ok(Sealer::new(&*keys::sealing_key(common, state)?, &[]))
+}
+
+fn lock_file(state: &Path) -> anyhow::Result<(PathBuf, File)> {
+    let path = state.join("in-use.lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    Ok((path, file))
 }
 
 fn url(common: &Common, state: &Path) -> anyhow::Result<String> {

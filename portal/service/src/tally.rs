@@ -74,7 +74,8 @@ impl Tally {
         self.counts[what as usize].load(Ordering::Relaxed)
     }
 
-    /// Notes since when what was said waits for its number, in microseconds; `None` if nothing does.
+    /// Notes since when what was said waits for its number, in microseconds; `None` if nothing
+    /// does.
     pub fn waits(&self, since: Option<i64>) {
         self.waiting_since.store(since.unwrap_or(0), Ordering::Relaxed);
     }

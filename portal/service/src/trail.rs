@@ -97,8 +97,8 @@ impl Portal {
         Ok(outbox::insert(writing, &row).await?)
     }
 
-    /// Tells those who follow, and webhooks. `owner` hears of it too if they hear only of their own.
-    /// `body` names what it is about and does not show it.
+    /// Tells those who follow, and webhooks. `owner` hears of it too if they hear only of their
+    /// own. `body` names what it is about and does not show it.
     ///
     /// # Errors
     /// [`Fault`] if it cannot be written.

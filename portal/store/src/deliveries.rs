@@ -66,8 +66,8 @@ pub async fn is_due(reads: &mut impl Reads, kind: Kind, now: Timestamp) -> Resul
     Ok(query.fetch_optional(reads.connection()).await?.is_some())
 }
 
-/// Takes up to `most` that are due, at most `of_webhook` of one webhook with those that others hold,
-/// for so long, and counts an attempt of each. Nobody else takes them meanwhile.
+/// Takes up to `most` that are due, at most `of_webhook` of one webhook with those that others
+/// hold, for so long, and counts an attempt of each. Nobody else takes them meanwhile.
 ///
 /// # Errors
 /// [`StoreError`].

@@ -97,8 +97,8 @@ impl Nginx {
         Some(Self { secure, plain, authority, _process: process, folder })
     }
 
-    /// Starts one with the shipped configuration in front of portals, with this test's addresses and
-    /// certificate in it; or prints why the test is skipped. Its name is `localhost`.
+    /// Starts one with the shipped configuration in front of portals, with this test's addresses
+    /// and certificate in it; or prints why the test is skipped. Its name is `localhost`.
     ///
     /// # Panics
     /// If it does not start although it is installed.

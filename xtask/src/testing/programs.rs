@@ -22,7 +22,8 @@ pub struct Program {
 }
 
 /// The groups of whole-system tests; a build without one of them has lost something.
-const GROUPS: [&str; 8] = ["transfers", "faults", "hostile", "network", "commands", "counterparts", "people", "portal"];
+const GROUPS: [&str; 9] =
+    ["transfers", "faults", "hostile", "network", "commands", "counterparts", "operations", "people", "portal"];
 
 /// Builds every test program of the workspace, and the programs that the whole-system tests run.
 ///

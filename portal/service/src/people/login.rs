@@ -73,27 +73,6 @@ pub async fn log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, 
     result
 }
 
-async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
-    // What cannot be a name is nobody's, and is looked for all the same.
-    let name = input::login_name("name", attempt.name).unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, attempt.address).await?;
-    let row = users::by_name(&mut portal.database.read().await?, &name).await?;
-    let place = place_of(portal, row.as_ref(), attempt.address).await?;
-    let pair = pair_key(&name, attempt.address);
-    portal.take_now(LOGIN_OF_PAIR, &pair).await?;
-    if place == Place::Unknown {
-        portal.take_now(LOGIN_OF_ACCOUNT, &name).await?;
-    }
-    let stored = row.as_ref().and_then(|row| row.password_hash.as_deref());
-    let right = portal.passwords.is_right(attempt.password, stored, place).await?;
-    let active = row.filter(|row| right && row.state == AccountState::Active);
-    let Some(row) = active else {
-        note_refusal(portal, attempt, &name).await?;
-        return Err(wrong());
-    };
-    finish(portal, attempt, row, &pair).await
-}
-
 /// Begins a session for an account that has proved who it is.
 pub(crate) async fn begin_session(
     portal: &Portal,
@@ -144,6 +123,27 @@ pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())
+}
+
+async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
+    // What cannot be a name is nobody's, and is looked for all the same.
+    let name = input::login_name("name", attempt.name).unwrap_or_default();
+    portal.take_now(LOGIN_OF_ADDRESS, attempt.address).await?;
+    let row = users::by_name(&mut portal.database.read().await?, &name).await?;
+    let place = place_of(portal, row.as_ref(), attempt.address).await?;
+    let pair = pair_key(&name, attempt.address);
+    portal.take_now(LOGIN_OF_PAIR, &pair).await?;
+    if place == Place::Unknown {
+        portal.take_now(LOGIN_OF_ACCOUNT, &name).await?;
+    }
+    let stored = row.as_ref().and_then(|row| row.password_hash.as_deref());
+    let right = portal.passwords.is_right(attempt.password, stored, place).await?;
+    let active = row.filter(|row| right && row.state == AccountState::Active);
+    let Some(row) = active else {
+        note_refusal(portal, attempt, &name).await?;
+        return Err(wrong());
+    };
+    finish(portal, attempt, row, &pair).await
 }
 
 async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str) -> Result<LoggedIn, Fault> {

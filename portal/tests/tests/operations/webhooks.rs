@@ -214,8 +214,8 @@ on_both_databases! {
         assert!(deliveries_of(&room, &webhook).await.iter().all(|one| one.state == DeliveryState::Delivered));
     }
 
-    /// What a dead portal held is tried by another when the lease is over, and what the dead one may
-    /// say later changes nothing.
+    /// What a dead portal held is tried by another when the lease is over, and what the dead one
+    /// may say later changes nothing.
     async fn a_lease_ends_and_late_words_do_not_count(room) {
         room.person("ada", &[Role::Admin]).await;
         let ada = room.actor("ada").await;

@@ -137,7 +137,8 @@ fn name_of(invitation: &Value) -> String {
     invitation["email"].as_str().unwrap().trim_end_matches("@example.org").to_owned()
 }
 
-/// Repeats a request until it is answered; says whether the portal has said that it was carried out.
+/// Repeats a request until it is answered; says whether the portal has said that it was carried
+/// out.
 fn is_made(shared: &Shared, path: &str, name: &str, body: &Value) -> bool {
     let deadline = Instant::now() + 2 * PATIENCE;
     while !*shared.is_over.lock().unwrap() {

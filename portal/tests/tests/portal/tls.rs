@@ -45,7 +45,8 @@ fn a_renewed_certificate_is_used_and_streams_go_on() {
     let mut events =
         admin.client.open(&request.with("authorization", &format!("Bearer {secret}"))).expect("a stream over TLS");
     events.wait_for("begun");
-    // A key that does not belong to the certificate: everything stays as it is, and the log says so.
+    // A key that does not belong to the certificate: everything stays as it is, and the log says
+    // so.
     let strange = second.issue(&["localhost"]);
     std::fs::write(place.path().join("key.pem"), &strange.key).unwrap();
     until("the log names the file", || running.process.output().contains("does not belong to the certificate"));
