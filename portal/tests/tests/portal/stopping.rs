@@ -12,27 +12,30 @@ use crate::{PATIENCE, on_both_databases, two};
 
 const STREAMS: usize = 200;
 
-fn open(client: &mut Client, url: &str, secret: &str, last: Option<&str>) -> OpenAnswer {
+/// Opens a stream behind a number; gives it with the number at which it begins.
+fn open(client: &mut Client, url: &str, secret: &str, last: Option<&str>) -> (OpenAnswer, String) {
     let request = Request::new("GET", &format!("{url}/api/v1/events"));
     let request = request.with("authorization", &format!("Bearer {secret}"));
     let request = last.map_or(request.clone(), |last| request.with("last-event-id", last));
     let mut stream = client.open(&request).expect("a stream");
     assert_eq!(stream.answer.status, 200);
-    stream.wait_for("id: ");
-    stream
+    let number = stream.wait_for("id: ").trim_start_matches("id: ").to_owned();
+    (stream, number)
 }
 
 /// Reads a stream to its end, and gives the last number in it; `None` if it goes on, with a text in
 /// it.
-fn last_before(stream: &mut OpenAnswer, text: &str) -> Option<String> {
-    let mut last = None;
+fn last_before(stream: &mut OpenAnswer, begun: String, text: &str) -> Option<String> {
+    let mut last = begun;
     while let Some(line) = stream.next_line().expect("no stream is cut") {
         if line.contains(text) {
             return None;
         }
-        last = line.strip_prefix("id: ").map(str::to_owned).or(last);
+        if let Some(number) = line.strip_prefix("id: ") {
+            number.clone_into(&mut last);
+        }
     }
-    last
+    Some(last)
 }
 
 on_both_databases! {
@@ -41,7 +44,8 @@ on_both_databases! {
         let mut admin = running.with_admin();
         let secret = admin.make_token(&["transfers:read"]);
         let mut client = Client::new();
-        let streams: Vec<OpenAnswer> = (0..STREAMS).map(|_| open(&mut client, &running.url, &secret, None)).collect();
+        let streams: Vec<OpenAnswer> =
+            (0..STREAMS).map(|_| open(&mut client, &running.url, &secret, None).0).collect();
         let began = Instant::now();
         running.process.signal(Signal::TERM);
         let status = running.process.wait(PATIENCE).expect("it ends");
@@ -74,7 +78,7 @@ fn readers_behind_nginx_go_on_at_the_other_portal_and_miss_nothing() {
     let secret = admin.make_token(&["transfers:read"]);
     let mut client = Client::trusting(&std::fs::read_to_string(nginx.authority_file()).unwrap());
     // 100 at each of the two.
-    let streams: Vec<OpenAnswer> = (0..STREAMS).map(|_| open(&mut client, &nginx.url(), &secret, None)).collect();
+    let streams: Vec<_> = (0..STREAMS).map(|_| open(&mut client, &nginx.url(), &secret, None)).collect();
     assert_eq!(admin.post("/groups", &json!({ "name": "before", "members": [] })).status, 201);
     let [first, _] = &mut portals;
     let began = Instant::now();
@@ -84,14 +88,14 @@ fn readers_behind_nginx_go_on_at_the_other_portal_and_miss_nothing() {
     assert!(first.process.wait(PATIENCE).expect("it ends").success());
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let mut ended = 0;
-    for mut stream in streams {
-        let Some(seen) = last_before(&mut stream, while_stopping.as_str().unwrap()) else { continue };
+    for (mut stream, begun) in streams {
+        let Some(seen) = last_before(&mut stream, begun, while_stopping.as_str().unwrap()) else { continue };
         ended += 1;
         // Its stream has ended: it goes on behind the last number.
-        let mut again = open(&mut client, &nginx.url(), &secret, Some(&seen));
+        let (mut again, _) = open(&mut client, &nginx.url(), &secret, Some(&seen));
         again.wait_for(while_stopping.as_str().unwrap());
     }
-    println!("{ended} of {STREAMS} streams moved\n{}", nginx.access_log());
+    println!("{ended} of {STREAMS} streams moved");
     assert!(ended > 0, "some streams were at the portal that stopped");
     assert!(!nginx.error_log().contains("prematurely closed"), "{}", nginx.error_log());
 }
