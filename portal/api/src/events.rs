@@ -4,8 +4,6 @@
 //! other portals. It ends when the portal stops or its credential is no longer good.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -22,9 +20,8 @@ use futures_util::stream::{self, Stream};
 use crate::caller::{Caller, ClientAddress, Credential};
 use crate::problem::{Answer, Refusal};
 use crate::state::Api;
+use crate::streams::Place;
 
-/// Streams of one portal.
-const STREAMS_MAX: usize = 2_000;
 /// How long a stream waits before it looks again: events of other portals come without a ring.
 const PERIOD: Duration = Duration::from_secs(1);
 /// When clients whose stream has ended come back: after the first, spread over the second.
@@ -51,7 +48,7 @@ pub async fn follow(
 ) -> Answer<Response> {
     let reach = events::may_follow(&api.portal, &actor).await?;
     let last = last_seen(&headers)?;
-    let place = Place::take(&api)?;
+    let place = api.streams.take(actor.oneself()?, &api.metrics)?;
     let beginning = events::begin(&api.portal, last).await?;
     let pause = pause(&*api.portal.seams.randomness);
     let check = Check { credential, address: ClientAddress(address), at: Instant::now() };
@@ -147,30 +144,5 @@ impl Follower {
             () = tokio::time::sleep(PERIOD) => Ok(()),
             changed = stopping.changed() => if changed.is_ok() && *stopping.borrow() { Err(()) } else { Ok(()) },
         }
-    }
-}
-
-/// A place among the streams, given back when the stream ends.
-struct Place {
-    streams: Arc<AtomicUsize>,
-    metrics: Arc<crate::metrics::ApiMetrics>,
-}
-
-impl Place {
-    fn take(api: &Api) -> Result<Self, Refusal> {
-        let place = Self { streams: api.streams.clone(), metrics: api.metrics.clone() };
-        place.metrics.streams.inc();
-        if place.streams.fetch_add(1, Ordering::Relaxed) < STREAMS_MAX {
-            return Ok(place);
-        }
-        let fault = Fault::new(Problem::TooMany, "too many streams of events are open: try again in 30 s");
-        Err(Refusal(Fault { retry_after_seconds: Some(30), ..fault }))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.streams.dec();
     }
 }

@@ -23,6 +23,7 @@ pub mod route_table;
 pub mod router;
 pub mod routes;
 pub mod state;
+pub mod streams;
 pub mod strict_json;
 pub mod tasks;
 

@@ -11,13 +11,13 @@ use axum::response::{IntoResponse as _, Response};
 use culvert_portal_model::problem::Problem;
 use culvert_portal_service::fault::Fault;
 use culvert_portal_service::idempotency;
-use culvert_portal_service::idempotency::{KeptAnswer, Verdict};
+use culvert_portal_service::idempotency::{Claim, KeptAnswer, Verdict};
 use culvert_portal_service::secret::hex;
 
 use crate::caller::Caller;
 use crate::problem::Refusal;
 use crate::state::Api;
-use crate::strict_json::BYTES_MAX;
+use crate::strict_json;
 
 /// The header, as the IETF's draft has it.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -43,24 +43,25 @@ pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) ->
     };
     let caller = user.text();
     let (parts, body) = request.into_parts();
-    let Ok(bytes) = to_bytes(body, BYTES_MAX).await else {
-        return Refusal::new(Problem::TooLarge, format!("the content has more than {BYTES_MAX} bytes")).into_response();
+    let bytes = match strict_json::content(body).await {
+        Ok(bytes) => bytes,
+        Err(refusal) => return refusal.into_response(),
     };
     let hash = hash_of(&parts.method, &parts.uri.to_string(), &bytes);
     request = Request::from_parts(parts, Body::from(bytes));
-    match idempotency::claim(&api.portal, &caller, &key, &hash).await {
+    let claim = match idempotency::claim(&api.portal, &caller, &key, &hash).await {
         Ok(Verdict::Repeat(answer)) => return repeated(&answer),
-        Ok(Verdict::Do) => {}
+        Ok(Verdict::Do(claim)) => claim,
         Err(fault) => return Refusal(fault).into_response(),
-    }
+    };
     if let Some(who) = request.extensions_mut().get_mut::<Caller>() {
-        who.0.idempotency = Some((caller.clone(), key.clone()));
+        who.0.idempotency = Some(claim.clone());
     }
     let response = next.run(request).await;
-    settle(&api, &caller, &key, response).await
+    settle(&api, &claim, response).await
 }
 
-async fn settle(api: &Api, caller: &str, key: &str, response: Response) -> Response {
+async fn settle(api: &Api, claim: &Claim, response: Response) -> Response {
     let (parts, body) = response.into_parts();
     let Ok(bytes) = to_bytes(body, ANSWER_BYTES_MAX).await else {
         return Refusal(Fault::internal("an answer that is to be kept is too large")).into_response();
@@ -70,7 +71,7 @@ async fn settle(api: &Api, caller: &str, key: &str, response: Response) -> Respo
     let headers = serde_json::to_string(&headers).unwrap_or_default();
     let answer = KeptAnswer { status: parts.status.as_u16(), headers, body: bytes.to_vec() };
     let kept = is_final(parts.status).then_some(&answer);
-    if let Err(fault) = idempotency::settle(&api.portal, caller, key, kept).await {
+    if let Err(fault) = idempotency::settle(&api.portal, claim, kept).await {
         // The change is committed and marked: a repetition hears that its answer was lost.
         tracing::warn!(%fault, "an answer could not be kept");
     }
@@ -87,8 +88,9 @@ fn key_of(request: &Request) -> Result<Option<String>, Refusal> {
     let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(request.method());
     let Some(value) = request.headers().get(IDEMPOTENCY_KEY).filter(|_| writes) else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        let detail = format!("Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters");
+    let is_once = request.headers().get_all(IDEMPOTENCY_KEY).iter().count() == 1;
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !is_once {
+        let detail = format!("Idempotency-Key must come once and have 1 to {KEY_BYTES_MAX} visible ASCII characters");
         return Err(Refusal::new(Problem::BadRequest, detail));
     }
     Ok(Some(key.to_owned()))

@@ -3,7 +3,6 @@
 //! From the outside in: a number and a line in the log; a task of its own, with a time; headers of
 //! security; the size of the content; requests from other sites; who asks; repetition; the handler.
 
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
@@ -16,7 +15,6 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::problem::Refusal;
 use crate::state::Api;
-use crate::strict_json::BYTES_MAX;
 use crate::{caller, health, openapi, repetition, request_log, tasks};
 
 /// What every answer says to a browser (OWASP Secure Headers).
@@ -48,7 +46,6 @@ pub fn router(api: Api) -> Router {
     let layers = ServiceBuilder::new()
         .layer(from_fn_with_state(api.clone(), request_log::log))
         .layer(middleware::from_fn(tasks::detach))
-        .layer(DefaultBodyLimit::max(BYTES_MAX))
         .layer(csrf())
         .layer(from_fn_with_state(api.clone(), caller::identify))
         .layer(from_fn_with_state(api.clone(), repetition::repeat));

@@ -1,13 +1,13 @@
 //! What every handler has at hand.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use culvert_portal_service::portal::Portal;
 use tokio::sync::watch;
 
 use crate::address::TrustedProxies;
 use crate::metrics::ApiMetrics;
+use crate::streams::Streams;
 
 /// The API's state. Cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -23,5 +23,5 @@ pub struct Api {
     /// Becomes true when the portal stops: streams end then.
     pub stopping: watch::Receiver<bool>,
     /// Streams of events that are open.
-    pub streams: Arc<AtomicUsize>,
+    pub streams: Streams,
 }

@@ -6,19 +6,23 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use culvert_portal_model::problem::Problem;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::problem::Refusal;
 
 /// The largest content of a request.
 pub const BYTES_MAX: usize = 256 * 1024;
+/// How long a content may take to come.
+const CONTENT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The deepest nesting.
 const DEPTH_MAX: usize = 16;
 
@@ -29,25 +33,34 @@ pub struct StrictJson<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for StrictJson<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
         check_type(request.headers())?;
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
-            let too_large = error.into_response().status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE;
-            if too_large { Self::too_large() } else { Refusal::new(Problem::BadRequest, "the content was cut off") }
-        })?;
-        Ok(Self(parse(&bytes)?))
-    }
-}
-
-impl<T> StrictJson<T> {
-    fn too_large() -> Refusal {
-        Refusal::new(Problem::TooLarge, format!("the content has more than {BYTES_MAX} bytes"))
+        Ok(Self(parse(&content(request.into_body()).await?)?))
     }
 }
 
 impl<T: serde::Serialize> IntoResponse for StrictJson<T> {
     fn into_response(self) -> Response {
         Json(self.0).into_response()
+    }
+}
+
+/// The bytes of a content.
+///
+/// # Errors
+/// [`Refusal`] if there are too many, they end early, or they come too slowly.
+pub async fn content(body: Body) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(CONTENT_TIMEOUT, Limited::new(body, BYTES_MAX).collect()).await;
+    let slow = || {
+        let detail = format!("the content did not come within {} s", CONTENT_TIMEOUT.as_secs());
+        Refusal::new(Problem::SlowRequest, detail)
+    };
+    match read.map_err(|_| slow())? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Refusal::new(Problem::TooLarge, format!("the content has more than {BYTES_MAX} bytes")))
+        }
+        Err(_) => Err(Refusal::new(Problem::BadRequest, "the content was cut off")),
     }
 }
 

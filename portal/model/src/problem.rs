@@ -65,6 +65,8 @@ problems! {
     MethodNotAllowed, "method-not-allowed", 405, "The method is not permitted here";
     /// None of the forms that the client accepts can be made.
     NotAcceptable, "not-acceptable", 406, "The answer has no form that is accepted";
+    /// Its content did not come in time.
+    SlowRequest, "slow-request", 408, "The request came too slowly";
     /// The name or address is taken, or the state does not permit this.
     Conflict, "conflict", 409, "This does not go with what is there";
     /// The same key came with another content, or is being worked on.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +10,7 @@ use axum::routing::get;
 use culvert_portal_api::Api;
 use culvert_portal_api::address::TrustedProxies;
 use culvert_portal_api::metrics::ApiMetrics;
+use culvert_portal_api::streams::Streams;
 use culvert_portal_outside::{HttpClient, SmtpMailer, SmtpSettings, SmtpTimeouts};
 use culvert_portal_seams::clock::SystemClock;
 use culvert_portal_seams::mail::{Mailer, NoMailer};
@@ -64,7 +64,7 @@ pub async fn run(common: &Common, serve: &Serve) -> anyhow::Result<()> {
         is_secure: public_url.starts_with("https://"),
         metrics: Arc::new(ApiMetrics::new(env!("CARGO_PKG_VERSION"))?),
         stopping: stopping.clone(),
-        streams: Arc::new(AtomicUsize::new(0)),
+        streams: Streams::default(),
     };
     let (metrics, counting) = (api.metrics.clone(), portal.clone());
     let background = background(&portal, certificate);

@@ -6,6 +6,7 @@ use culvert_portal_model::permission::{Access, Action, TokenAccess, access};
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_model::scope::Scope;
+use culvert_portal_store::idempotency::Claim;
 use jiff::Timestamp;
 
 use crate::fault::Fault;
@@ -27,8 +28,8 @@ pub struct Actor {
     pub address: Option<String>,
     /// The request's number in the log.
     pub request: Option<String>,
-    /// Who repeats which request: what it changes is marked as done with this.
-    pub idempotency: Option<(String, String)>,
+    /// The claim to a request that may be repeated: what it changes is marked as done with this.
+    pub idempotency: Option<Claim>,
 }
 
 /// On whose things they may do it.

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use culvert_portal_model::problem::Problem;
 use culvert_portal_store::idempotency;
-pub use culvert_portal_store::idempotency::KeptAnswer;
+pub use culvert_portal_store::idempotency::{Claim, KeptAnswer};
 
 use crate::fault::Fault;
 use crate::portal::Portal;
 
 /// How long a request may be worked on before a repetition takes its place. Its portal has died,
-/// and nothing of it is committed, since that would have marked it as done.
+/// most likely, and nothing of it is committed, since that would have marked it as done. Should it
+/// still be at work, it cannot commit any more: its claim is gone.
 const WORK_MAX: Duration = Duration::from_secs(60);
 
 const BUSY: &str = "the first request with this Idempotency-Key is being worked on: try again in a moment";
@@ -22,7 +23,7 @@ const KIND: &str = "answer";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nobody has done it: do it.
-    Do,
+    Do(Claim),
     /// It was done: this was the answer.
     Repeat(KeptAnswer),
 }
@@ -34,10 +35,11 @@ pub enum Verdict {
 /// being worked on.
 pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str) -> Result<Verdict, Fault> {
     let now = portal.now();
+    let claim = Claim { caller: caller.to_owned(), name: key.to_owned(), at: now };
     let mut writing = portal.database.write().await?;
-    if idempotency::begin(&mut writing, caller, key, request_hash, now).await? {
+    if idempotency::begin(&mut writing, &claim, request_hash).await? {
         writing.commit().await?;
-        return Ok(Verdict::Do);
+        return Ok(Verdict::Do(claim));
     }
     let seen = idempotency::find(&mut writing, caller, key).await?;
     let conflict = |detail| Err(Fault::new(Problem::IdempotencyConflict, detail));
@@ -57,11 +59,11 @@ pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str)
              made it: read what is there",
         ),
         Some(seen) if now.as_second() - seen.created_at.as_second() > WORK_MAX.as_secs() as i64 => {
-            if !idempotency::take_over(&mut writing, caller, key, &seen, now).await? {
+            if !idempotency::take_over(&mut writing, &claim, &seen).await? {
                 return conflict(BUSY);
             }
             writing.commit().await?;
-            Ok(Verdict::Do)
+            Ok(Verdict::Do(claim))
         }
         // It may also have been forgotten since it was found in the way.
         _ => conflict(BUSY),
@@ -73,16 +75,16 @@ pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str)
 ///
 /// # Errors
 /// [`Fault`] if the database cannot be written.
-pub async fn settle(portal: &Portal, caller: &str, key: &str, answer: Option<&KeptAnswer>) -> Result<(), Fault> {
+pub async fn settle(portal: &Portal, claim: &Claim, answer: Option<&KeptAnswer>) -> Result<(), Fault> {
     let mut writing = portal.database.write().await?;
     match answer {
         Some(answer) => {
             // An answer may show a secret this once: it is kept as secrets are.
-            let row = format!("{caller} {key}");
+            let row = format!("{} {}", claim.caller, claim.name);
             let body = portal.sealer.seal(KIND, &row, &answer.body, &*portal.seams.randomness);
-            idempotency::finish(&mut writing, caller, key, &KeptAnswer { body, ..answer.clone() }).await?;
+            idempotency::finish(&mut writing, claim, &KeptAnswer { body, ..answer.clone() }).await?;
         }
-        None => idempotency::forget(&mut writing, caller, key).await?,
+        None => idempotency::forget(&mut writing, claim).await?,
     }
     Ok(writing.commit().await?)
 }

@@ -11,6 +11,8 @@ use crate::fault::Fault;
 use crate::people::reset;
 use crate::portal::Portal;
 
+/// An address of mail is no longer, nor is a name.
+const WHO_CHARACTERS_MAX: usize = 254;
 /// How often a mail is tried, and how long after the first.
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
@@ -26,6 +28,11 @@ pub fn send_later(portal: Arc<Portal>, mail: Option<Mail>) {
 /// # Errors
 /// [`Fault`] for what everybody may know: too many requests, or no mail server.
 pub async fn request_reset_later(portal: Arc<Portal>, actor: Actor, who: String) -> Result<(), Fault> {
+    let characters = who.chars().count();
+    if characters > WHO_CHARACTERS_MAX {
+        let detail = format!("who has {characters} characters; it must have at most {WHO_CHARACTERS_MAX}");
+        return Err(Fault::of_field("who", detail));
+    }
     reset::check(&portal, &actor).await?;
     tokio::spawn(async move {
         match reset::make_mails(&portal, &actor, &who).await {

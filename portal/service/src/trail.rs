@@ -4,6 +4,7 @@ use culvert_portal_model::audit::{AuditEntry, Outcome};
 use culvert_portal_model::event_kind::EventKind;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
+use culvert_portal_model::problem::Problem;
 use culvert_portal_store::outbox::{self, OutboxRow, Said};
 use culvert_portal_store::{Writing, idempotency};
 use serde::Serialize;
@@ -88,8 +89,11 @@ impl Portal {
             after: change.after,
             outcome,
         };
-        if let Some((caller, key)) = &actor.idempotency {
-            idempotency::mark_done(writing, caller, key).await?;
+        if let Some(claim) = &actor.idempotency
+            && !idempotency::mark_done(writing, claim).await?
+        {
+            let detail = "another copy of this request has taken its place: nothing was changed";
+            return Err(Fault::new(Problem::IdempotencyConflict, detail));
         }
         let body = serde_json::to_string(&entry).map_err(Fault::internal)?;
         let row =

@@ -9,6 +9,18 @@ use crate::row;
 /// The status of a request whose change is committed and whose answer is not kept yet.
 const DONE: i64 = 0;
 
+/// Who works on which request, since when. Whoever takes an abandoned request over has another time:
+/// what the one before still does is undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose key it is.
+    pub caller: String,
+    /// The key.
+    pub name: String,
+    /// When it was claimed.
+    pub at: Timestamp,
+}
+
 /// A request that was seen before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -37,19 +49,16 @@ pub struct KeptAnswer {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn begin(
-    writing: &mut Writing,
-    caller: &str,
-    name: &str,
-    request_hash: &str,
-    at: Timestamp,
-) -> Result<bool, StoreError> {
+pub async fn begin(writing: &mut Writing, claim: &Claim, request_hash: &str) -> Result<bool, StoreError> {
     let query = sqlx::query(
         "INSERT INTO idempotency (caller, name, request_hash, created_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT DO NOTHING",
     );
-    let query =
-        query.bind(caller.to_owned()).bind(name.to_owned()).bind(request_hash.to_owned()).bind(at.as_microsecond());
+    let query = query
+        .bind(claim.caller.clone())
+        .bind(claim.name.clone())
+        .bind(request_hash.to_owned())
+        .bind(claim.at.as_microsecond());
     Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
 }
 
@@ -57,20 +66,14 @@ pub async fn begin(
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn take_over(
-    writing: &mut Writing,
-    caller: &str,
-    name: &str,
-    seen: &Seen,
-    at: Timestamp,
-) -> Result<bool, StoreError> {
+pub async fn take_over(writing: &mut Writing, claim: &Claim, seen: &Seen) -> Result<bool, StoreError> {
     let query = sqlx::query(
         "UPDATE idempotency SET created_at = $1 WHERE caller = $2 AND name = $3 AND created_at = $4 AND status IS NULL",
     );
     let query = query
-        .bind(at.as_microsecond())
-        .bind(caller.to_owned())
-        .bind(name.to_owned())
+        .bind(claim.at.as_microsecond())
+        .bind(claim.caller.clone())
+        .bind(claim.name.clone())
         .bind(seen.created_at.as_microsecond());
     Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
 }
@@ -103,33 +106,34 @@ pub async fn find(reads: &mut impl Reads, caller: &str, name: &str) -> Result<Op
     }))
 }
 
-/// Marks a request as done, in the transaction of what it changes.
+/// Marks a request as done, in the transaction of what it changes; says whether the claim still
+/// holds.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn mark_done(writing: &mut Writing, caller: &str, name: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE idempotency SET status = $1 WHERE caller = $2 AND name = $3")
-        .bind(DONE)
-        .bind(caller.to_owned())
-        .bind(name.to_owned())
-        .execute(writing.connection())
-        .await?;
-    Ok(())
+pub async fn mark_done(writing: &mut Writing, claim: &Claim) -> Result<bool, StoreError> {
+    let query = sqlx::query("UPDATE idempotency SET status = $1 WHERE caller = $2 AND name = $3 AND created_at = $4");
+    let query = query.bind(DONE).bind(claim.caller.clone()).bind(claim.name.clone()).bind(claim.at.as_microsecond());
+    Ok(query.execute(writing.connection()).await?.rows_affected() == 1)
 }
 
-/// Keeps the answer.
+/// Keeps the answer, if the claim still holds.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn finish(writing: &mut Writing, caller: &str, name: &str, answer: &KeptAnswer) -> Result<(), StoreError> {
-    sqlx::query("UPDATE idempotency SET status = $1, headers = $2, body = $3 WHERE caller = $4 AND name = $5")
-        .bind(i64::from(answer.status))
-        .bind(answer.headers.clone())
-        .bind(answer.body.clone())
-        .bind(caller.to_owned())
-        .bind(name.to_owned())
-        .execute(writing.connection())
-        .await?;
+pub async fn finish(writing: &mut Writing, claim: &Claim, answer: &KeptAnswer) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE idempotency SET status = $1, headers = $2, body = $3 \
+         WHERE caller = $4 AND name = $5 AND created_at = $6",
+    )
+    .bind(i64::from(answer.status))
+    .bind(answer.headers.clone())
+    .bind(answer.body.clone())
+    .bind(claim.caller.clone())
+    .bind(claim.name.clone())
+    .bind(claim.at.as_microsecond())
+    .execute(writing.connection())
+    .await?;
     Ok(())
 }
 
@@ -139,12 +143,11 @@ pub async fn finish(writing: &mut Writing, caller: &str, name: &str, answer: &Ke
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn forget(writing: &mut Writing, caller: &str, name: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM idempotency WHERE caller = $1 AND name = $2 AND status IS NULL")
-        .bind(caller.to_owned())
-        .bind(name.to_owned())
-        .execute(writing.connection())
-        .await?;
+pub async fn forget(writing: &mut Writing, claim: &Claim) -> Result<(), StoreError> {
+    let query =
+        sqlx::query("DELETE FROM idempotency WHERE caller = $1 AND name = $2 AND created_at = $3 AND status IS NULL");
+    let query = query.bind(claim.caller.clone()).bind(claim.name.clone()).bind(claim.at.as_microsecond());
+    query.execute(writing.connection()).await?;
     Ok(())
 }
 

@@ -287,7 +287,8 @@ fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {
             Ok(())
         }
         (Active | Deactivated, Pending) => {
-            Err(Fault::of_field("state", "only an account that registered itself is pending: deactivate this one"))
+            let detail = "only an account that registered itself is pending: deactivate this one";
+            Err(Fault::new(Problem::Conflict, detail))
         }
     }
 }

@@ -17,6 +17,7 @@ mod metrics;
 mod migrations;
 mod nginx;
 mod permission_walk;
+mod schemathesis;
 mod starting;
 mod stopping;
 mod tls;
