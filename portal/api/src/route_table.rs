@@ -38,6 +38,8 @@ pub const ROUTES: &[Route] = &[
     open("GET", "/api/v1/login/oidc/{name}"),
     open("GET", "/api/v1/login/oidc/callback"),
     open("POST", "/api/v1/login/second-factor"),
+    open("POST", "/api/v1/login/passkey/begin"),
+    open("POST", "/api/v1/login/passkey"),
     open("POST", "/api/v1/device/code"),
     open("POST", "/api/v1/device/token"),
     // Oneself.
@@ -53,6 +55,11 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/me/identities/link/{name}", Action::IdentityLink),
     route("DELETE", "/api/v1/me/identities/{id}", Action::IdentityLink),
     route("GET", "/api/v1/me/step-up/oidc/{name}", Action::StepUp),
+    route("GET", "/api/v1/me/passkeys", Action::SelfShow),
+    route("POST", "/api/v1/me/passkeys", Action::SecondFactorChange),
+    route("POST", "/api/v1/me/passkeys/begin", Action::SecondFactorChange),
+    route("DELETE", "/api/v1/me/passkeys/{id}", Action::SecondFactorChange),
+    route("POST", "/api/v1/me/step-up/passkey", Action::StepUp),
     // Sessions and tokens.
     route("GET", "/api/v1/sessions", Action::SessionList),
     route("DELETE", "/api/v1/sessions/current", Action::SessionRevoke),

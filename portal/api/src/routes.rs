@@ -6,6 +6,7 @@ mod groups;
 mod identities;
 mod invitations;
 mod me;
+mod passkeys;
 mod paths;
 mod people_documents;
 mod provider_login;
@@ -30,6 +31,7 @@ pub fn all() -> OpenApiRouter<Api> {
         .merge(provider_login::routes())
         .merge(me::routes())
         .merge(identities::routes())
+        .merge(passkeys::routes())
         .merge(sessions::routes())
         .merge(tokens::routes())
         .merge(devices::routes())

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod event_kind;
 pub mod id;
 pub mod page;
+pub mod passkeys;
 pub mod people;
 pub mod permission;
 pub mod problem;

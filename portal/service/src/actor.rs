@@ -105,6 +105,15 @@ impl Actor {
         }
     }
 
+    /// The session that asks, if one does.
+    #[must_use]
+    pub const fn session(&self) -> Option<Id> {
+        match self.who {
+            Who::Session { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
     /// Their account, which an operation on oneself needs.
     ///
     /// # Errors

@@ -29,5 +29,6 @@ pub mod settings;
 pub mod signing;
 pub mod tally;
 pub mod trail;
+pub mod webauthn;
 pub mod webhooks;
 pub mod world;

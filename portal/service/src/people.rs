@@ -8,6 +8,7 @@ pub mod identities;
 pub mod invitations;
 pub mod login;
 pub mod oneself;
+pub mod passkeys;
 pub mod password_rules;
 pub mod passwords;
 pub mod provider_login;

@@ -118,7 +118,8 @@ CREATE TABLE passkeys (
     user_id TEXT NOT NULL REFERENCES users (id),
     name TEXT NOT NULL,
     credential_id TEXT NOT NULL UNIQUE,
-    credential TEXT NOT NULL,
+    public_key BYTEA NOT NULL,
+    counter BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     last_used_at BIGINT
 );

@@ -1,6 +1,7 @@
 //! The real program `culvert-portal`, started by a test on a free port with its own state.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use crate::http::{Answer, Client, Request, wait_for};
 use crate::ports::Port;
 use crate::process::{self, Process};
+use crate::tls::Authority;
 
 /// The password of everybody.
 pub const PASSWORD: &str = "analytical engine one";
@@ -47,6 +49,8 @@ pub fn portal() -> &'static Path {
 pub struct PortalOptions {
     /// The database's address; SQLite in the state directory if absent.
     pub database: Option<String>,
+    /// Where it listens, if a proxy in front of it must know that before; a free port if absent.
+    pub listen: Option<SocketAddr>,
     /// Further arguments.
     pub arguments: Vec<String>,
     /// Variables of the environment.
@@ -130,7 +134,7 @@ impl RunningPortal {
 
     fn start_on(port: Port, state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
         let metrics = Port::reserve();
-        let (address, metrics_address) = (port.address(), metrics.address());
+        let (address, metrics_address) = (options.listen.unwrap_or(port.address()), metrics.address());
         let mut command = command(state, options);
         command.args(["--listen", &address.to_string(), "--metrics", &metrics_address.to_string()]);
         command.args(&options.arguments);
@@ -164,12 +168,24 @@ impl RunningPortal {
     /// If that fails.
     #[must_use]
     pub fn with_admin(&self) -> Browser {
-        let mut client = self.client.clone();
+        self.make_admin(&self.url, self.client.clone())
+    }
+
+    /// The same by way of a proxy in front of the portal.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn with_admin_behind(&self, url: &str) -> Browser {
+        self.make_admin(url, Client::trusting(Authority::shared().pem()))
+    }
+
+    fn make_admin(&self, url: &str, mut client: Client) -> Browser {
         let account = json!({ "name": "ada", "password": PASSWORD });
         let body = json!({ "secret": self.setup_secret(), "account": account });
-        let made = client.post_json(&format!("{}/api/v1/setup", self.url), &body);
+        let made = client.post_json(&format!("{url}/api/v1/setup"), &body);
         assert_eq!(made.status, 201, "{}", made.text());
-        self.log_in("ada")
+        log_in_at(url, client, "ada")
     }
 
     /// Logs somebody in.
@@ -178,11 +194,7 @@ impl RunningPortal {
     /// If that fails.
     #[must_use]
     pub fn log_in(&self, name: &str) -> Browser {
-        let mut client = self.client.clone();
-        let body = json!({ "name": name, "password": PASSWORD });
-        let answer = client.post_json(&format!("{}/api/v1/sessions", self.url), &body);
-        assert_eq!(answer.status, 201, "{}", answer.text());
-        Browser { client, base: format!("{}/api/v1", self.url) }
+        log_in_at(&self.url, self.client.clone(), name)
     }
 
     /// Runs a command on the portal's host, beside the portal.
@@ -294,6 +306,13 @@ impl Browser {
         assert_eq!(answer.status, 201, "{}", answer.text());
         answer.json()["id"].as_str().expect("an identifier").to_owned()
     }
+}
+
+fn log_in_at(url: &str, mut client: Client, name: &str) -> Browser {
+    let body = json!({ "name": name, "password": PASSWORD });
+    let answer = client.post_json(&format!("{url}/api/v1/sessions"), &body);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    Browser { client, base: format!("{url}/api/v1") }
 }
 
 /// The program with a state directory and a database; no other variable of Culvert reaches it.

@@ -74,7 +74,7 @@ pub async fn unlink(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
         return Err(not_found());
     }
     if !linked.iter().any(|other| other.id != id && other.provider == identity.provider) {
-        provider_roles::set(portal, &mut writing, identity.provider, user, &[]).await?;
+        provider_roles::set(portal, &mut writing, identity.provider, user, &[], actor.session()).await?;
     }
     let change = Change::of("user", user).from(identity);
     portal.record(&mut writing, actor, Action::IdentityLink, change).await?;
@@ -106,7 +106,7 @@ pub(crate) async fn link(portal: &Portal, actor: &Actor, named: &Named<'_>) -> R
             insert(portal, &mut writing, actor, named, user).await?;
         }
     }
-    provider_roles::apply(portal, &mut writing, named.provider, user, named.groups).await?;
+    provider_roles::apply(portal, &mut writing, named.provider, user, named.groups, actor.session()).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())

@@ -1,6 +1,5 @@
 //! One's own account: what others see, and the password.
 
-use culvert_portal_model::audit::Who;
 use culvert_portal_model::people::User;
 use culvert_portal_model::permission::Action;
 use culvert_portal_store::{devices, links, sessions, users};
@@ -66,11 +65,7 @@ pub async fn change_password(portal: &Portal, actor: &Actor, new: &str) -> Resul
     row.password_hash = Some(hash);
     let version = row.version;
     accounts::replace(&mut writing, &row, version).await?;
-    let current = match actor.who {
-        Who::Session { session, .. } => Some(session),
-        _ => None,
-    };
-    sessions::end_of(&mut writing, user, current, portal.now()).await?;
+    sessions::end_of(&mut writing, user, actor.session(), portal.now()).await?;
     links::delete_of(&mut writing, user, None).await?;
     devices::delete_of(&mut writing, user).await?;
     portal.record(&mut writing, actor, Action::PasswordChange, Change::of("user", user)).await?;

@@ -306,7 +306,7 @@ async fn log_in(portal: &Portal, actor: &Actor, back: &Return<'_>, named: &Named
     if row.state == AccountState::Deactivated {
         return Err(Fault::new(Problem::AccountInactive, "the account is deactivated: ask an administrator"));
     }
-    provider_roles::apply(portal, &mut writing, named.provider, row.id, named.groups).await?;
+    provider_roles::apply(portal, &mut writing, named.provider, row.id, named.groups, None).await?;
     if row.state == AccountState::Pending {
         // The account that was just made stays.
         portal.commit(writing).await?;

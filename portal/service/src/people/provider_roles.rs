@@ -16,7 +16,7 @@ use crate::portal::Portal;
 use crate::trail::Change;
 
 /// Gives somebody the roles of their groups at a provider. Where that changes what they may do,
-/// their sessions end. That the last administrator loses that role here stops nothing: what the
+/// their sessions end, except the one that asks for it. That the last administrator loses that role here stops nothing: what the
 /// provider says is followed, and the portal's host can make another.
 pub(crate) async fn apply(
     portal: &Portal,
@@ -24,6 +24,7 @@ pub(crate) async fn apply(
     provider: &Provider,
     user: Id,
     groups: &Groups,
+    except: Option<Id>,
 ) -> Result<(), Fault> {
     if provider.groups_claim.is_none() {
         return Ok(());
@@ -38,7 +39,7 @@ pub(crate) async fn apply(
         Groups::Named(_) => {}
     }
     match groups.roles(&provider.roles_by_group) {
-        Some(roles) => set(portal, writing, provider.id, user, &roles).await,
+        Some(roles) => set(portal, writing, provider.id, user, &roles, except).await,
         None => Ok(()),
     }
 }
@@ -50,6 +51,7 @@ pub(crate) async fn set(
     provider: Id,
     user: Id,
     roles: &[Role],
+    except: Option<Id>,
 ) -> Result<(), Fault> {
     let origin = provider.text();
     let before = given(writing, user).await?;
@@ -59,7 +61,7 @@ pub(crate) async fn set(
         return Ok(());
     }
     users::count_change(writing, user).await?;
-    sessions::end_of(writing, user, None, portal.now()).await?;
+    sessions::end_of(writing, user, except, portal.now()).await?;
     accounts::withdraw_invitations(writing, user, &after).await?;
     let change = Change::of("user", user).from(&before).to(&after);
     let actor = Actor::portal();

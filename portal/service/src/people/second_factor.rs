@@ -107,7 +107,10 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     (row.totp_secret, row.totp_pending) = (None, None);
     let version = row.version;
     accounts::replace(&mut writing, &row, version).await?;
-    recovery_codes::replace(&mut writing, user, &[]).await?;
+    // They also stand in for a lost passkey.
+    if !is_set_up(&mut writing, &row).await? {
+        recovery_codes::replace(&mut writing, user, &[]).await?;
+    }
     let change = Change::of("user", user).to(&"second factor removed");
     portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
     portal.commit(writing).await?;
@@ -187,7 +190,12 @@ fn step_of(portal: &Portal, row: &UserRow, sealed: &[u8], code: &str) -> Result<
     Ok(step.and_then(|step| i64::try_from(step).ok()))
 }
 
-async fn new_recovery_codes(portal: &Portal, writing: &mut Writing, row: &UserRow) -> Result<Vec<String>, Fault> {
+/// Makes new recovery codes, in place of those that there were.
+pub(crate) async fn new_recovery_codes(
+    portal: &Portal,
+    writing: &mut Writing,
+    row: &UserRow,
+) -> Result<Vec<String>, Fault> {
     let codes: Vec<String> =
         (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<12>(&*portal.seams.randomness))).collect();
     let hashes: Vec<String> = codes.iter().map(|code| recovery_hash(row, code)).collect();
