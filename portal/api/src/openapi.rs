@@ -30,7 +30,6 @@ struct Base;
 ///
 /// # Panics
 /// If the description is no JSON: a fault of the program.
-#[must_use]
 pub fn routes_and_document() -> (axum::Router<Api>, Value) {
     let (router, mut document) = OpenApiRouter::with_openapi(Base::openapi()).merge(routes::all()).split_for_parts();
     complete(&mut document);

@@ -33,7 +33,7 @@ const HEADERS: [(HeaderName, &str); 8] = [
 ];
 
 /// All that the portal answers to.
-pub fn router(api: Api) -> Router {
+pub fn router(api: &Api) -> Router {
     let (routes, document) = openapi::routes_and_document();
     let document = document.to_string();
     let served = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });

@@ -68,7 +68,7 @@ pub async fn run(common: &Common, serve: &Serve) -> anyhow::Result<()> {
     };
     let (metrics, counting) = (api.metrics.clone(), portal.clone());
     let background = background(&portal, certificate);
-    let served = tokio::spawn(listener.serve(culvert_portal_api::router(api), stopping.clone()));
+    let served = tokio::spawn(listener.serve(culvert_portal_api::router(&api), stopping.clone()));
     let metrics_served = metrics_listener.map(|listener| {
         let text = get(move || async move { metrics.text(&counting.tally, counting.now()) });
         tokio::spawn(listener.serve(Router::new().route("/metrics", text), stopping))
@@ -169,7 +169,7 @@ fn seams(serve: &Serve) -> anyhow::Result<Seams> {
 
 async fn tell_setup_link(portal: &Portal) -> anyhow::Result<()> {
     use std::io::Write as _;
-    if let Some(link) = setup::link(&portal).await.map_err(with_cause)? {
+    if let Some(link) = setup::link(portal).await.map_err(with_cause)? {
         let text = format!(
             "Nobody has an account yet. To make the first administrator's, open within 24 hours:\n{}\n",
             link.url

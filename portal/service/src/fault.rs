@@ -46,6 +46,7 @@ impl Fault {
 
     /// A fault of the portal, whose cause goes to the log.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "errors are handed over by map_err")]
     pub fn internal(cause: impl ToString) -> Self {
         Self {
             log: Some(cause.to_string()),

@@ -92,7 +92,7 @@ impl RunningPortal {
     /// # Panics
     /// With what it printed, if it does not serve.
     #[must_use]
-    pub fn start_at(port: Port, options: &PortalOptions) -> Self {
+    pub fn start_at(port: &Port, options: &PortalOptions) -> Self {
         let folder = process::folder();
         let path = folder.path().join("state");
         Self::start_on(port, &path, options, folder)
@@ -129,10 +129,10 @@ impl RunningPortal {
     }
 
     fn start_in(state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
-        Self::start_on(Port::reserve(), state, options, folder)
+        Self::start_on(&Port::reserve(), state, options, folder)
     }
 
-    fn start_on(port: Port, state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
+    fn start_on(port: &Port, state: &Path, options: &PortalOptions, folder: TempDir) -> Self {
         let metrics = Port::reserve();
         let (address, metrics_address) = (options.listen.unwrap_or(port.address()), metrics.address());
         let mut command = command(state, options);

@@ -114,7 +114,8 @@ fn add_to(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             let kind = fields.get("type");
-            let is_text = kind.is_some_and(|kind| kind == "string" || kind.as_array().is_some_and(has_string));
+            let is_text =
+                kind.is_some_and(|kind| kind == "string" || kind.as_array().is_some_and(|kinds| has_string(kinds)));
             let is_told = ["pattern", "enum", "const"].iter().any(|name| fields.contains_key(*name));
             if is_text && !is_told {
                 let may_be_empty = fields.get("minLength").is_none();
@@ -135,6 +136,6 @@ fn add_to(schema: &mut Value) {
     }
 }
 
-fn has_string(kinds: &Vec<Value>) -> bool {
+fn has_string(kinds: &[Value]) -> bool {
     kinds.iter().any(|kind| kind == "string")
 }

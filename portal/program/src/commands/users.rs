@@ -49,7 +49,7 @@ pub async fn run(common: &Common, command: UsersCommand) -> anyhow::Result<()> {
 async fn list(portal: &Portal, json: bool) -> anyhow::Result<()> {
     let mut page = PageRequest { after: None, rows: ROWS_MAX };
     loop {
-        let found = accounts::list(&portal, &Actor::host(), None, &page).await.map_err(with_cause)?;
+        let found = accounts::list(portal, &Actor::host(), None, &page).await.map_err(with_cause)?;
         for user in &found.items {
             say(&if json { serde_json::to_string(user)? } else { line(user) })?;
         }
@@ -61,7 +61,7 @@ async fn list(portal: &Portal, json: bool) -> anyhow::Result<()> {
 async fn change_state(portal: &Portal, name: &str, state: AccountState) -> anyhow::Result<()> {
     let user = find(portal, name).await?;
     let edit = UserEdit { state: Some(state), ..UserEdit::default() };
-    let user = accounts::edit(&portal, &Actor::host(), user.id, &edit, user.version).await.map_err(with_cause)?;
+    let user = accounts::edit(portal, &Actor::host(), user.id, &edit, user.version).await.map_err(with_cause)?;
     say(&line(&user))
 }
 
@@ -69,7 +69,7 @@ async fn find(portal: &Portal, name: &str) -> anyhow::Result<User> {
     let wanted = name.to_lowercase();
     let mut page = PageRequest { after: None, rows: ROWS_MAX };
     loop {
-        let found = accounts::list(&portal, &Actor::host(), None, &page).await.map_err(with_cause)?;
+        let found = accounts::list(portal, &Actor::host(), None, &page).await.map_err(with_cause)?;
         if let Some(user) = found.items.into_iter().find(|user| user.name == wanted) {
             return Ok(user);
         }

@@ -2,6 +2,7 @@
 //!
 //! The real program on SQLite and on PostgreSQL, with clients on the same host: what they take of
 //! its cores, the portal does not have. Rates are of whole requests with a token.
+#![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

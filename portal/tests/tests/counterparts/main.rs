@@ -1,6 +1,8 @@
 //! Each counterpart works by itself: what a test of the portal relies on is there, and is gone when
 //! the test ends.
 #![forbid(unsafe_code)]
+// Seeds and measurements are shown when a test fails.
+#![allow(clippy::print_stdout)]
 
 mod browser;
 mod nginx;

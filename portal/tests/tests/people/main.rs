@@ -1,4 +1,6 @@
 //! What the service promises about people, on both databases, with a clock that the test moves.
+// Seeds and measurements are shown when a test fails.
+#![allow(clippy::print_stdout)]
 
 mod authenticator;
 mod devices;

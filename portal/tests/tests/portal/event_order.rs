@@ -50,7 +50,7 @@ fn a_reader_that_reconnects_all_the_time_misses_nothing() {
                 (0..CHANGES).for_each(|number| {
                     let made = admin.post("/groups", &json!({ "name": format!("g{client}-{number}"), "members": [] }));
                     assert_eq!(made.status, 201, "{}", made.text());
-                })
+                });
             })
         })
         .collect();

@@ -71,7 +71,7 @@ fn connections_that_are_cut_lose_and_double_nothing() {
                     // 409: it was carried out, but its answer was lost.
                     let status = insist(&mut admin, &format!("cut-{worker}-{number}"));
                     assert!([201, 409].contains(&status), "{status}");
-                })
+                });
             })
         })
         .collect();

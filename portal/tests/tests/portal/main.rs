@@ -1,5 +1,7 @@
 //! What the program `culvert-portal` does, with real databases, proxies, clients and browsers.
 #![forbid(unsafe_code)]
+// Seeds and measurements are shown when a test fails.
+#![allow(clippy::print_stdout)]
 
 mod audit;
 mod backup;

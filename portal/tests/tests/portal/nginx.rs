@@ -20,7 +20,7 @@ fn behind_nginx() -> Option<(RunningPortal, Nginx, Client)> {
     let port = Port::reserve();
     let nginx = Nginx::start_shipped(&[port.address()])?;
     let options = PortalOptions { arguments: arguments(&nginx.url()), ..PortalOptions::default() };
-    let running = RunningPortal::start_at(port, &options);
+    let running = RunningPortal::start_at(&port, &options);
     let client = Client::trusting(&std::fs::read_to_string(nginx.authority_file()).unwrap());
     Some((running, nginx, client))
 }
