@@ -9,8 +9,8 @@ use crate::row;
 /// The status of a request whose change is committed and whose answer is not kept yet.
 const DONE: i64 = 0;
 
-/// Who works on which request, since when. Whoever takes an abandoned request over has another time:
-/// what the one before still does is undone.
+/// Who works on which request, since when. Whoever takes an abandoned request over has another
+/// time: what the one before still does is undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Whose key it is.

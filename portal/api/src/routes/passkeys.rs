@@ -87,7 +87,8 @@ pub struct PasskeyWish {
     credential: NewCredential,
 }
 
-/// A passkey that is shown, as the browser gives it (`toJSON`); what else is in it is not looked at.
+/// A passkey that is shown, as the browser gives it (`toJSON`); what else is in it is not looked
+/// at.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ShownCredential {
     /// What the authenticator calls it.

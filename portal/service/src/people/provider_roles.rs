@@ -16,8 +16,8 @@ use crate::portal::Portal;
 use crate::trail::Change;
 
 /// Gives somebody the roles of their groups at a provider. Where that changes what they may do,
-/// their sessions end, except the one that asks for it. That the last administrator loses that role here stops nothing: what the
-/// provider says is followed, and the portal's host can make another.
+/// their sessions end, except the one that asks for it. That the last administrator loses that role
+/// here stops nothing: what the provider says is followed, and the portal's host can make another.
 pub(crate) async fn apply(
     portal: &Portal,
     writing: &mut Writing,

@@ -175,6 +175,19 @@ pub(crate) async fn spend_code(
     Ok(recovery_codes::spend(writing, row.id, &hash).await?)
 }
 
+/// Makes new recovery codes, in place of those that there were.
+pub(crate) async fn new_recovery_codes(
+    portal: &Portal,
+    writing: &mut Writing,
+    row: &UserRow,
+) -> Result<Vec<String>, Fault> {
+    let codes: Vec<String> =
+        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<12>(&*portal.seams.randomness))).collect();
+    let hashes: Vec<String> = codes.iter().map(|code| recovery_hash(row, code)).collect();
+    recovery_codes::replace(writing, row.id, &hashes).await?;
+    Ok(codes)
+}
+
 fn bare(code: &str) -> String {
     code.chars().filter(|character| !character.is_whitespace()).take(64).collect()
 }
@@ -188,19 +201,6 @@ fn step_of(portal: &Portal, row: &UserRow, sealed: &[u8], code: &str) -> Result<
     let now = u64::try_from(portal.now().as_second()).unwrap_or(0);
     let step = totp(&secret).check(code, now);
     Ok(step.and_then(|step| i64::try_from(step).ok()))
-}
-
-/// Makes new recovery codes, in place of those that there were.
-pub(crate) async fn new_recovery_codes(
-    portal: &Portal,
-    writing: &mut Writing,
-    row: &UserRow,
-) -> Result<Vec<String>, Fault> {
-    let codes: Vec<String> =
-        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<12>(&*portal.seams.randomness))).collect();
-    let hashes: Vec<String> = codes.iter().map(|code| recovery_hash(row, code)).collect();
-    recovery_codes::replace(writing, row.id, &hashes).await?;
-    Ok(codes)
 }
 
 fn totp(secret: &[u8]) -> Totp {

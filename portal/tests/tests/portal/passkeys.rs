@@ -26,14 +26,16 @@ fn a_passkey_is_enough_alone_and_a_second_factor() {
     assert_eq!(seen["registered"]["body"]["recovery_codes"].as_array().map(Vec::len), Some(10));
     assert_eq!((&seen["twice"]["status"], &seen["twice"]["body"]["code"]), (&json!(410), &json!("spent")));
     assert_eq!(seen["me"]["second_factor"], true);
-    // The password alone is no longer enough, the passkey is, and a recovery code for when it is lost.
+    // The password alone is no longer enough, the passkey is, and a recovery code for when it is
+    // lost.
     assert_eq!(seen["password"]["body"]["code"], "second-factor-needed");
     assert_eq!((&seen["alone"]["status"], &seen["alone"]["body"]["user"]["name"]), (&json!(201), &json!("eve")));
     assert_eq!((&seen["replayed"]["status"], &seen["replayed"]["body"]["code"]), (&json!(410), &json!("spent")));
     assert_eq!(seen["recovered"]["status"], 201);
     assert_eq!(seen["proved"]["status"], 204);
     assert_ne!(seen["cookies"][0], seen["cookies"][1], "a proof gives the session another secret");
-    // An authenticator that asks nobody, one from another page, a changed signature, one that is removed.
+    // An authenticator that asks nobody, one from another page, a changed signature, one that is
+    // removed.
     for refused in ["unverified", "elsewhere", "forged", "removed"] {
         assert_eq!(seen[refused]["status"], 401, "{refused}: {seen}");
     }
