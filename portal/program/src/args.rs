@@ -86,7 +86,8 @@ pub struct Serve {
     /// Network of reverse proxies whose X-Forwarded-For is believed; may be repeated
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "CULVERT_PORTAL_TRUSTED_PROXY")]
     pub trusted_proxy: Vec<Network>,
-    /// Mail server: smtp://[USER@]HOST[:PORT] (STARTTLS), smtps://…, or smtp+plain:// on loopback
+    /// Mail server: smtp://USER@HOST:PORT (STARTTLS; user and port may be absent), smtps://…, or
+    /// smtp+plain:// on loopback
     #[arg(long, value_name = "URL", env = "CULVERT_PORTAL_SMTP", hide_env_values = true)]
     pub smtp: Option<String>,
     /// File with the password for the mail server

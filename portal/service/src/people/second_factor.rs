@@ -40,7 +40,7 @@ pub struct Enrolment {
     pub url: String,
 }
 
-/// Begins to set up a second factor. It counts after [`Portal::confirm_second_factor`].
+/// Begins to set up a second factor. It counts after [`confirm`].
 ///
 /// # Errors
 /// [`Problem::Conflict`] if there is one.
