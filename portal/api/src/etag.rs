@@ -23,7 +23,8 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             return Err(Refusal::new(Problem::PreconditionNeeded, detail));
         };
         // Whatever this portal has not given matches nothing.
-        let changed = || Refusal::new(Problem::Changed, "If-Match is not the ETag of what is there: read it again");
+        let changed =
+            || Refusal::new(Problem::Changed, "the value of If-Match is not the ETag of what is there: read it again");
         let text = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
         let version = text.and_then(|text| text.strip_prefix('v')?.parse().ok());
         version.filter(|version| *version >= 0).map(Self).ok_or_else(changed)

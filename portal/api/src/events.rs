@@ -73,7 +73,9 @@ fn pause(randomness: &dyn Randomness) -> Duration {
 fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Refusal> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|number| *number >= 0);
-    number.map(Some).ok_or_else(|| Refusal::new(Problem::BadRequest, "Last-Event-ID is not an id that an event had"))
+    number
+        .map(Some)
+        .ok_or_else(|| Refusal::new(Problem::BadRequest, "the value of Last-Event-ID is not an id that an event had"))
 }
 
 struct Follower {

@@ -160,7 +160,7 @@ impl Smtp {
     #[track_caller]
     #[must_use]
     pub fn wait_for(&self, count: usize, patience: Duration) -> Vec<Message> {
-        self.process.until(&format!("taking {count} messages"), patience, || self.messages().len() >= count);
+        self.process.until(&format!("taking messages: {count}"), patience, || self.messages().len() >= count);
         self.messages()
     }
 }

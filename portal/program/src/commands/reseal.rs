@@ -24,7 +24,7 @@ pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
     let portal = open_alone(common).await?;
     let others = portal.database.connections_of_others().await?;
     if others > 0 {
-        bail!("portals or commands are connected to the database ({others} connections): stop all of them first");
+        bail!("portals or commands are connected to the database (connections: {others}): stop all of them first");
     }
     let old = keys::sealing_key(common, &directory)?;
     let new = keys::read_or_make(new_key)?;
