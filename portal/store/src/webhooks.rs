@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
+use crate::kind::Kind;
 use crate::row;
 
 macro_rules! select {
@@ -97,6 +98,11 @@ pub async fn replace(writing: &mut Writing, row: &WebhookRow, version: i64) -> R
 /// # Errors
 /// [`StoreError`].
 pub async fn delete(writing: &mut Writing, id: Id, version: i64) -> Result<bool, StoreError> {
+    // Nobody makes a delivery to it meanwhile: see [`subscriptions`].
+    if writing.kind() == Kind::Postgresql {
+        let query = sqlx::query("SELECT id FROM webhooks WHERE id = $1 FOR UPDATE").bind(id.text());
+        query.fetch_optional(writing.connection()).await?;
+    }
     let query = sqlx::query("DELETE FROM deliveries WHERE webhook_id = $1").bind(id.text());
     query.execute(writing.connection()).await?;
     let query = sqlx::query("DELETE FROM webhooks WHERE id = $1 AND version = $2").bind(id.text()).bind(version);
@@ -146,17 +152,22 @@ pub async fn count_of(reads: &mut impl Reads, owner: Id) -> Result<i64, StoreErr
     row::number(&query.fetch_one(reads.connection()).await?, "count")
 }
 
-/// All webhooks in use of people who are active, once for each role of their owner.
+/// All webhooks in use of people who are active, once for each role of their owner. None of them is
+/// deleted until the transaction ends.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn subscriptions(reads: &mut impl Reads) -> Result<Vec<Subscription>, StoreError> {
-    let query = sqlx::query(
+pub async fn subscriptions(writing: &mut Writing) -> Result<Vec<Subscription>, StoreError> {
+    let lock = match writing.kind() {
+        Kind::Sqlite => "",
+        Kind::Postgresql => "FOR KEY SHARE OF webhooks",
+    };
+    let text = format!(
         "SELECT webhooks.id AS id, webhooks.owner_id AS owner_id, webhooks.events AS events, user_roles.role AS role \
          FROM webhooks JOIN users ON users.id = webhooks.owner_id AND users.state = 'active' \
-         JOIN user_roles ON user_roles.user_id = users.id WHERE webhooks.enabled = 1 ORDER BY webhooks.id",
+         JOIN user_roles ON user_roles.user_id = users.id WHERE webhooks.enabled = 1 ORDER BY webhooks.id {lock}"
     );
-    let rows = query.fetch_all(reads.connection()).await?;
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text)).fetch_all(writing.connection()).await?;
     let subscription = |found: &AnyRow| {
         Ok(Subscription {
             webhook: row::id(found, "id")?,

@@ -376,6 +376,30 @@ on_both_databases! {
         assert_eq!(room.sql().run("SELECT COUNT(*) FROM deliveries"), "0");
     }
 
+    /// Neither the deletion nor the numbering fails, in whatever order they come.
+    async fn webhooks_are_deleted_while_events_become_deliveries(room) {
+        room.person("ada", &[Role::Admin]).await;
+        let ada = room.actor("ada").await;
+        let other = room.second_portal().await;
+        let busy = {
+            let ada = ada.clone();
+            tokio::spawn(async move {
+                for number in 0..60 {
+                    let wish = GroupWish { name: format!("group-{number}"), ..GroupWish::default() };
+                    groups::create(&other, &ada, &wish).await.unwrap();
+                    number_all(&other).await.unwrap();
+                }
+            })
+        };
+        while !busy.is_finished() {
+            let made = subscribed(&room, &ada, &["*"]).await;
+            tokio::task::yield_now().await;
+            manage::delete(&room.portal, &ada, made.webhook.id, 1).await.unwrap();
+        }
+        busy.await.unwrap();
+        assert_eq!(room.sql().run("SELECT COUNT(*) FROM deliveries"), "0");
+    }
+
     async fn the_log_is_bounded(room) {
         room.person("ada", &[Role::Admin]).await;
         let ada = room.actor("ada").await;

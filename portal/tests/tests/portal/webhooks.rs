@@ -79,7 +79,11 @@ fn serve(mut stream: TcpStream, noted: &Mutex<Vec<Got>>, behaves: &Mutex<Does>) 
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+        if reader.read_line(&mut line)? == 0 {
+            // The portal was killed while it sent this.
+            return Ok(());
+        }
+        if line.trim().is_empty() {
             break;
         }
         let (name, value) = line.split_once([':', ' ']).unwrap_or((&line, ""));
