@@ -15,7 +15,8 @@ export default async ({ context, page, input }) => {
       isUserVerified: true, automaticPresenceSimulation: true,
     },
   });
-  await context.route(`${portal}/empty`, (route) => route.fulfill({ contentType: 'text/html', body: '<title>x</title>' }));
+  const empty = (route) => route.fulfill({ contentType: 'text/html', body: '<title>x</title>' });
+  await context.route(`${portal}/empty`, empty);
   await page.goto(`${portal}/empty`);
 
   const ask = async (method, path, data) => {
@@ -67,7 +68,7 @@ export default async ({ context, page, input }) => {
   // What a page at another origin of the same host got from the authenticator.
   const other = new URL(portal);
   other.port = String(Number(other.port) === 65535 ? 65534 : Number(other.port) + 1);
-  await context.route(`${other.origin}/empty`, (route) => route.fulfill({ contentType: 'text/html', body: '<title>y</title>' }));
+  await context.route(`${other.origin}/empty`, empty);
   await page.goto(`${other.origin}/empty`);
   const elsewhere = await post('/login/passkey', { credential: await show() });
   await page.goto(`${portal}/empty`);
