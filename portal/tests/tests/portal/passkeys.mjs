@@ -56,9 +56,11 @@ export default async ({ context, page, input }) => {
   cookies.push(await cookie());
 
   const letter = (text, at) => text.slice(0, at) + (text[at] === 'A' ? 'B' : 'A') + text.slice(at + 1);
-  const changed = await show();
+  const good = await show();
+  const changed = structuredClone(good);
   changed.response.signature = letter(changed.response.signature, 20);
   const forged = await post('/login/passkey', { credential: changed });
+  const spent = await post('/login/passkey', { credential: good });
 
   // The authenticator's person is not verified: the flag is missing.
   await client.send('WebAuthn.setUserVerified', { authenticatorId, isUserVerified: false });
@@ -78,7 +80,7 @@ export default async ({ context, page, input }) => {
   const removed = await post('/login/passkey', { credential: last });
   const without = await post('/sessions', { name, password });
   return {
-    registered, twice, me, password: withPassword, alone, replayed, recovered, proved, cookies, forged, unverified,
+    registered, twice, me, password: withPassword, alone, replayed, recovered, proved, cookies, forged, spent, unverified,
     elsewhere, removal, removed, without,
   };
 };
