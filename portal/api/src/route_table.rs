@@ -62,7 +62,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/v1/me/step-up/passkey", Action::StepUp),
     // Sessions and tokens.
     route("GET", "/api/v1/sessions", Action::SessionList),
-    route("DELETE", "/api/v1/sessions/current", Action::SessionRevoke),
+    route("DELETE", "/api/v1/sessions/current", Action::LogOut),
     route("DELETE", "/api/v1/sessions/others", Action::SessionRevoke),
     route("DELETE", "/api/v1/sessions/{id}", Action::SessionRevoke),
     route("GET", "/api/v1/tokens", Action::TokenList),

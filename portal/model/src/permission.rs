@@ -94,6 +94,8 @@ actions! {
     SecondFactorChange, "second-factor.change", Never, true,               [Own Own Own Own Own];
     /// See and end one's own sessions, or those of others.
     SessionList, "session.list", Never, false,                             [Any Own Own Own Own];
+    /// End the session that asks.
+    LogOut, "session.logout", Never, false,                                [Own Own Own Own Own];
     /// End a session.
     SessionRevoke, "session.revoke", Never, false,                         [Any Own Own Own Own];
     /// See API tokens.

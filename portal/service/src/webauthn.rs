@@ -1,8 +1,8 @@
 //! Passkeys (W3C Web Authentication, level 3): what an authenticator says is read and checked.
 //!
 //! ```text
-//! client_data        ──▶ for which challenge, on whose page             (written by the browser)
-//! authenticator_data ──▶ for which site, with whom present, which key   (written by the authenticator)
+//! client_data        ──▶ for which challenge, on whose page       (written by the browser)
+//! authenticator_data ──▶ for which site, who was present, which key (by the authenticator)
 //! public_key         ──▶ whether the key has signed both
 //! ```
 //!

@@ -64,11 +64,10 @@ pub struct LoggedIn {
 /// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`].
 pub async fn log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     let result = try_to_log_in(portal, attempt).await;
-    match result.as_ref().map_err(|fault| fault.problem) {
-        Err(Problem::WrongCredentials) => portal.tally.count(Counted::LoginRefused),
-        Err(Problem::TooMany) => portal.tally.count(Counted::LoginLimited),
-        // Those that succeed are counted where sessions begin, in whatever way.
-        _ => {}
+    // Those that succeed are counted where sessions begin, those that are refused where that is
+    // written down: in whatever way somebody logs in.
+    if result.as_ref().is_err_and(|fault| fault.problem == Problem::TooMany) {
+        portal.tally.count(Counted::LoginLimited);
     }
     result
 }
@@ -111,14 +110,14 @@ pub(crate) async fn begin_session(
 /// # Errors
 /// [`Fault`].
 pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
-    portal.permit(actor, Action::SessionRevoke).await?;
+    portal.permit(actor, Action::LogOut).await?;
     let Who::Session { session, .. } = actor.who else {
         return Err(Fault::new(Problem::Forbidden, "this is for people who have logged in"));
     };
     let mut writing = portal.database.write().await?;
     if sessions::end(&mut writing, session, portal.now()).await? {
         let change = Change::of("session", session);
-        portal.record(&mut writing, actor, Action::SessionRevoke, change).await?;
+        portal.record(&mut writing, actor, Action::LogOut, change).await?;
     }
     portal.commit(writing).await?;
     portal.credentials.forget();
@@ -144,6 +143,15 @@ async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedI
         return Err(wrong());
     };
     finish(portal, attempt, row, &pair).await
+}
+
+/// Says that somebody was not let in, and counts it.
+pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change) -> Result<(), Fault> {
+    portal.tally.count(Counted::LoginRefused);
+    let mut writing = portal.database.write().await?;
+    let nobody = Actor::nobody(actor.address.clone(), actor.request.clone());
+    portal.record_as(&mut writing, &nobody, LOGIN, Outcome::Refused, change).await?;
+    portal.commit(writing).await
 }
 
 async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str) -> Result<LoggedIn, Fault> {
@@ -184,14 +192,11 @@ async fn place_of(portal: &Portal, row: Option<&UserRow>, address: &str) -> Resu
 }
 
 async fn note_refusal(portal: &Portal, attempt: &Attempt<'_>, name: &str) -> Result<(), Fault> {
-    let mut writing = portal.database.write().await?;
-    let address = Some(attempt.address.to_owned());
-    let actor = Actor::nobody(address, attempt.request.clone());
+    let nobody = Actor::nobody(Some(attempt.address.to_owned()), attempt.request.clone());
     // What was typed as a name may be a password: only names of accounts are written down.
-    let user = users::by_name(&mut writing, name).await?;
+    let user = users::by_name(&mut portal.database.read().await?, name).await?;
     let change = user.map_or_else(|| Change::of_kind("session"), |user| Change::of("session", user.id));
-    portal.record_as(&mut writing, &actor, LOGIN, Outcome::Refused, change).await?;
-    portal.commit(writing).await
+    note_refused(portal, &nobody, change).await
 }
 
 fn wrong() -> Fault {

@@ -143,12 +143,11 @@ pub async fn register(
     let user = actor.oneself()?;
     let name = input::line("name", name, 1, 64)?;
     let (client_data, attestation) = (decoded(client_data)?, decoded(attestation)?);
-    let mut writing = portal.database.write().await?;
-    let asked = answered(portal, &mut writing, REGISTER, &client_data).await?;
-    if asked.user != Some(user) {
+    if answered(portal, REGISTER, &client_data).await?.user != Some(user) {
         return Err(spent());
     }
     let made = checks::registration(&site(portal)?, &client_data, &attestation).map_err(refused)?;
+    let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
     let is_first = !second_factor::is_set_up(&mut writing, &row).await?;
     let passkey = Passkey { id: portal.new_id(), user, name, created_at: portal.now(), last_used_at: None };
@@ -215,8 +214,13 @@ pub async fn question(portal: &Portal, actor: &Actor) -> Result<Question, Fault>
 pub async fn log_in(portal: &Portal, actor: &Actor, shown: &Shown<'_>, agent: &str) -> Result<LoggedIn, Fault> {
     let address = actor.address.clone().unwrap_or_default();
     portal.take_now(LOGIN_OF_ADDRESS, &address).await?;
-    let mut writing = portal.database.write().await?;
-    let row = holder(portal, &mut writing, shown).await?;
+    let (mut writing, row) = match holder(portal, shown).await {
+        Ok(held) => held,
+        Err(fault) => {
+            login::note_refused(portal, actor, Change::of_kind("session")).await?;
+            return Err(fault);
+        }
+    };
     let logged_in = login::begin_session(portal, &mut writing, &row, &address, agent, actor.request.clone()).await?;
     portal.commit(writing).await?;
     Ok(logged_in)
@@ -229,8 +233,7 @@ pub async fn log_in(portal: &Portal, actor: &Actor, shown: &Shown<'_>, agent: &s
 pub async fn prove(portal: &Portal, actor: &Actor, secret: &str, shown: &Shown<'_>) -> Result<String, Fault> {
     portal.permit(actor, Action::StepUp).await?;
     let user = actor.oneself()?;
-    let mut writing = portal.database.write().await?;
-    let row = holder(portal, &mut writing, shown).await?;
+    let (mut writing, row) = holder(portal, shown).await?;
     if row.id != user {
         return Err(Fault::new(Problem::WrongCredentials, "this is not a passkey of your account"));
     }
@@ -246,21 +249,24 @@ pub async fn prove(portal: &Portal, actor: &Actor, secret: &str, shown: &Shown<'
     Ok(new)
 }
 
-/// Whose passkey is shown, if it is and the account is active. The challenge is spent.
-async fn holder(portal: &Portal, writing: &mut Writing, shown: &Shown<'_>) -> Result<UserRow, Fault> {
+/// Whose passkey is shown, if it is and the account is active; with the transaction in which it was
+/// used.
+async fn holder(portal: &Portal, shown: &Shown<'_>) -> Result<(Writing, UserRow), Fault> {
     let unknown = || Fault::new(Problem::WrongCredentials, "the passkey is unknown here, or its account not active");
     let (client_data, data) = (decoded(shown.client_data)?, decoded(shown.authenticator_data)?);
     let signature = decoded(shown.signature)?;
-    answered(portal, writing, SHOW, &client_data).await?;
-    let row = passkeys::by_credential(writing, shown.credential_id).await?.ok_or_else(unknown)?;
+    answered(portal, SHOW, &client_data).await?;
+    let mut writing = portal.database.write().await?;
+    let row = passkeys::by_credential(&mut writing, shown.credential_id).await?.ok_or_else(unknown)?;
     let known = Known { key: &row.public_key, counter: row.counter };
     let assertion = Assertion { client_data: &client_data, authenticator_data: &data, signature: &signature };
     let counter = checks::assertion(&site(portal)?, &known, &assertion).map_err(refused)?;
-    if !passkeys::used(writing, row.passkey.id, row.counter, counter, portal.now()).await? {
+    if !passkeys::used(&mut writing, row.passkey.id, row.counter, counter, portal.now()).await? {
         return Err(refused(Refused::Copied));
     }
-    let user = users::by_id(writing, row.passkey.user).await?;
-    user.filter(|user| user.state == AccountState::Active).ok_or_else(unknown)
+    let user = users::by_id(&mut writing, row.passkey.user).await?;
+    let user = user.filter(|user| user.state == AccountState::Active).ok_or_else(unknown)?;
+    Ok((writing, user))
 }
 
 /// Makes a challenge, and remembers its hash.
@@ -272,13 +278,18 @@ async fn ask(portal: &Portal, writing: &mut Writing, kind: &str, user: Option<Id
     Ok(URL_SAFE_NO_PAD.encode(secret))
 }
 
-/// What was remembered of the challenge that a browser answers. It is spent.
-async fn answered(portal: &Portal, writing: &mut Writing, kind: &str, client_data: &[u8]) -> Result<Asked, Fault> {
+/// What was remembered of the challenge that a browser answers. It is spent, whatever comes of it.
+async fn answered(portal: &Portal, kind: &str, client_data: &[u8]) -> Result<Asked, Fault> {
     let challenge = ClientData::read(client_data).and_then(|client| client.challenge());
     let secret = challenge.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(spent)?;
     let secret_hash = hash(Kind::Ceremony, &secret).ok_or_else(spent)?;
-    let asked = ceremonies::find(writing, kind, &secret_hash, portal.now()).await?.ok_or_else(spent)?;
-    if ceremonies::spend(writing, &secret_hash).await? { Ok(asked) } else { Err(spent()) }
+    let mut writing = portal.database.write().await?;
+    let asked = ceremonies::find(&mut writing, kind, &secret_hash, portal.now()).await?.ok_or_else(spent)?;
+    if !ceremonies::spend(&mut writing, &secret_hash).await? {
+        return Err(spent());
+    }
+    writing.commit().await?;
+    Ok(asked)
 }
 
 async fn has_another_way(writing: &mut Writing, user: Id) -> Result<bool, Fault> {

@@ -10,12 +10,11 @@
 //! to, or to prove again who one is. A second factor that an account has here is asked for here,
 //! too: `finish` takes its code.
 
-use culvert_portal_model::audit::{Outcome, Who};
+use culvert_portal_model::audit::Who;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::people::AccountState;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
-use culvert_portal_model::providers::Provider;
 use culvert_portal_seams::randomness::bytes;
 use culvert_portal_store::ceremonies::{self, Ceremony};
 use culvert_portal_store::providers::{self, ProviderRow};
@@ -37,7 +36,7 @@ use crate::oidc::groups::Groups;
 use crate::oidc::id_token::{Claims, Expected};
 use crate::people::identities as linked;
 use crate::people::identities::Named;
-use crate::people::login::{self, LOGIN, LoggedIn};
+use crate::people::login::{self, LoggedIn};
 use crate::people::providers as known;
 use crate::people::{provider_roles, second_factor};
 use crate::portal::Portal;
@@ -204,7 +203,7 @@ pub async fn arrive(portal: &Portal, actor: &Actor, back: &Return<'_>) -> Result
         Err(fault) => Err(fault),
     };
     if result.is_err() {
-        note_refusal(portal, actor, &row.provider).await?;
+        login::note_refused(portal, actor, Change::of("provider", row.provider.id)).await?;
     }
     Ok(Arrival { next: begun.next, result: result? })
 }
@@ -233,6 +232,8 @@ pub async fn finish(
     let row = users::by_id(&mut writing, user).await?.filter(|row| row.state == AccountState::Active);
     let row = row.ok_or_else(spent)?;
     if !second_factor::spend_any_code(portal, &mut writing, &row, code).await? {
+        drop(writing);
+        login::note_refused(portal, actor, Change::of("session", user)).await?;
         return Err(Fault::new(Problem::WrongCredentials, "the code is wrong"));
     }
     if !ceremonies::spend(&mut writing, &secret_hash).await? {
@@ -393,11 +394,4 @@ fn client<'a>(portal: &Portal, row: &'a ProviderRow) -> Result<Client<'a>, Fault
     };
     let redirect_uri = format!("{}/api/v1/login/oidc/callback", portal.options.public_url);
     Ok(Client { provider: &row.provider, secret, redirect_uri })
-}
-
-async fn note_refusal(portal: &Portal, actor: &Actor, provider: &Provider) -> Result<(), Fault> {
-    let mut writing = portal.database.write().await?;
-    let change = Change::of("provider", provider.id);
-    portal.record_as(&mut writing, actor, LOGIN, Outcome::Refused, change).await?;
-    portal.commit(writing).await
 }

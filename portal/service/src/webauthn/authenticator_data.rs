@@ -1,7 +1,8 @@
 //! What an authenticator says (Web Authentication, section 6.1).
 //!
 //! ```text
-//! hash of the site (32) | flags (1) | counter (4) | [ model (16) | length (2) | credential | key ] | extensions
+//! hash of the site (32) | flags (1) | counter (4) | new credential, if there is one | extensions
+//! new credential: model (16) | length of its name (2) | its name | its key (CBOR)
 //! ```
 
 use super::public_key::PublicKey;

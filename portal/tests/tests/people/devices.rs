@@ -35,7 +35,10 @@ on_both_databases! {
         let ada = room.actor("ada").await;
         let codes = devices::start(&room.portal, &device(), "culvert on lab-7", &SCOPES).await.unwrap();
         assert_eq!(codes.verification_uri, "https://portal.example.org/device");
-        assert_eq!(codes.verification_uri_complete, format!("https://portal.example.org/device?code={}", codes.user_code));
+        assert_eq!(
+            codes.verification_uri_complete,
+            format!("https://portal.example.org/device?code={}", codes.user_code)
+        );
         assert_eq!(poll_problem(&room, &codes.device_code).await, Problem::AuthorizationPending);
         let typed = codes.user_code.to_lowercase().replace('-', " ");
         let shown = devices::show(&room.portal, &ada, &typed).await.unwrap();
@@ -77,13 +80,22 @@ on_both_databases! {
     async fn who_asks_too_often_waits_longer(room) {
         let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
         let wait = |fault: Fault| (fault.problem, fault.retry_after_seconds);
-        assert_eq!(wait(poll(&room.portal, &codes.device_code).await.unwrap_err()), (Problem::AuthorizationPending, Some(5)));
+        assert_eq!(
+            wait(poll(&room.portal, &codes.device_code).await.unwrap_err()),
+            (Problem::AuthorizationPending, Some(5))
+        );
         for seconds in [10, 15, 20] {
             room.clock.advance(Duration::from_secs(4));
-            assert_eq!(wait(poll(&room.portal, &codes.device_code).await.unwrap_err()), (Problem::SlowDown, Some(seconds)));
+            assert_eq!(
+                wait(poll(&room.portal, &codes.device_code).await.unwrap_err()),
+                (Problem::SlowDown, Some(seconds))
+            );
         }
         room.clock.advance(Duration::from_secs(20));
-        assert_eq!(wait(poll(&room.portal, &codes.device_code).await.unwrap_err()), (Problem::AuthorizationPending, Some(20)));
+        assert_eq!(
+            wait(poll(&room.portal, &codes.device_code).await.unwrap_err()),
+            (Problem::AuthorizationPending, Some(20))
+        );
     }
 
     /// Nobody is let in by a code that was denied, has expired, or was never given.

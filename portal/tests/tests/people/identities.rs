@@ -93,9 +93,20 @@ on_both_databases! {
         // The answers that nobody asked for wait: the next login takes them.
         let state = url::Url::parse(&departure.url).unwrap();
         let state = state.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
-        let denied = Return { state: &state, error: Some("access_denied"), browser: Some(&departure.browser), ..Return::default() };
-        assert_eq!(provider_login::arrive(&room.portal, &browser(), &denied).await.unwrap_err().problem, Problem::ProviderRefused);
-        assert_eq!(provider_login::arrive(&room.portal, &browser(), &denied).await.unwrap_err().problem, Problem::Spent);
+        let denied = Return {
+            state: &state,
+            error: Some("access_denied"),
+            browser: Some(&departure.browser),
+            ..Return::default()
+        };
+        assert_eq!(
+            provider_login::arrive(&room.portal, &browser(), &denied).await.unwrap_err().problem,
+            Problem::ProviderRefused
+        );
+        assert_eq!(
+            provider_login::arrive(&room.portal, &browser(), &denied).await.unwrap_err().problem,
+            Problem::Spent
+        );
         let late = issuer.begin(&room, &browser(), Purpose::LogIn).await.unwrap();
         room.clock.advance(Duration::from_secs(600));
         let fault = issuer.back(&room, &browser(), &late, "s", &json!({})).await.unwrap_err();
@@ -155,7 +166,8 @@ on_both_databases! {
     async fn newcomers_get_what_the_policy_says(room) {
         room.person("ada", &[Role::Admin]).await;
         let mut create = Issuer::new(&room, "create", AccountPolicy::Create).await;
-        let claims = json!({"preferred_username": "ada", "name": "Ada\u{202E} L", "email": "new@x.org", "email_verified": true});
+        let claims =
+            json!({"preferred_username": "ada", "name": "Ada\u{202E} L", "email": "new@x.org", "email_verified": true});
         let new = logged_in(create.log_in(&room, "s1", &claims).await.unwrap()).user;
         assert_eq!((new.name.as_str(), new.email.as_deref()), ("ada-2", Some("new@x.org")));
         assert_eq!((new.roles, new.display_name.as_str()), (vec![Role::User], "ada-2"));
@@ -186,7 +198,9 @@ on_both_databases! {
     /// The last way in stays; with it go the roles that an identity brought.
     async fn the_last_way_in_is_never_unlinked(room) {
         let mut issuer = Issuer::new(&room, "uni", AccountPolicy::Create).await;
-        let got_in = logged_in(issuer.log_in(&room, "s", &json!({"preferred_username": "eve", "groups": ["ops"]})).await.unwrap());
+        let got_in = logged_in(
+            issuer.log_in(&room, "s", &json!({"preferred_username": "eve", "groups": ["ops"]})).await.unwrap(),
+        );
         let eve = Actor {
             who: culvert_portal_model::audit::Who::Session { user: got_in.user.id, session: got_in.session.id },
             roles: got_in.user.roles.clone(),
@@ -196,7 +210,7 @@ on_both_databases! {
         let linked = identities::list(&room.portal, &eve).await.unwrap();
         let fault = identities::unlink(&room.portal, &eve, linked[0].id).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Conflict);
-                culvert_portal_service::people::oneself::change_password(&room.portal, &eve, PASSWORD).await.unwrap();
+        culvert_portal_service::people::oneself::change_password(&room.portal, &eve, PASSWORD).await.unwrap();
         identities::unlink(&room.portal, &eve, linked[0].id).await.unwrap();
         assert_eq!(roles(&room, "eve").await, (vec![Role::User], vec![Role::User]));
         assert!(room.portal_has(&got_in.secret).await, "the session that asks goes on, with what is left");
@@ -216,7 +230,8 @@ on_both_databases! {
             panic!("no code was asked for")
         };
         assert!(!room.portal_has(&secret).await, "what waits for a code is no session");
-        let finish = async |code: &str| provider_login::finish(&room.portal, &browser(), Some(&secret), code, "test").await;
+        let finish =
+            async |code: &str| provider_login::finish(&room.portal, &browser(), Some(&secret), code, "test").await;
         assert_eq!(finish("000000").await.unwrap_err().problem, Problem::WrongCredentials);
         let got_in = finish(&phone.recovery[0]).await.unwrap();
         assert!(room.portal_has(&got_in.secret).await);
@@ -229,7 +244,8 @@ on_both_databases! {
         let got_in = logged_in(issuer.log_in(&room, "s", &json!({})).await.unwrap());
         room.clock.advance(Duration::from_secs(20 * 60));
         let actor = async |secret: &str| {
-            let found = culvert_portal_service::people::credentials::who_has_session(&room.portal, secret, "192.0.2.7").await;
+            let found =
+                culvert_portal_service::people::credentials::who_has_session(&room.portal, secret, "192.0.2.7").await;
             found.unwrap().unwrap()
         };
         let eve = actor(&got_in.secret).await;
@@ -254,13 +270,18 @@ on_both_databases! {
     /// A provider that goes takes its identities and roles with it, and never the last admin.
     async fn a_deleted_provider_leaves_nothing(room) {
         let mut issuer = Issuer::new(&room, "uni", AccountPolicy::Create).await;
-        let got_in = logged_in(issuer.log_in(&room, "s", &json!({"preferred_username": "eve", "groups": ["admins"]})).await.unwrap());
+        let got_in = logged_in(
+            issuer.log_in(&room, "s", &json!({"preferred_username": "eve", "groups": ["admins"]})).await.unwrap(),
+        );
         let (id, version) = (issuer.provider.id, issuer.provider.version);
         let fault = providers::delete(&room.portal, &Actor::host(), id, version).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Conflict, "the only administrator is one by this provider");
         room.person("ada", &[Role::Admin]).await;
         let ada = room.actor("ada").await;
-        let moved = providers::ProviderWish { issuer: "https://x.example.org".to_owned(), ..wish("uni", AccountPolicy::Create) };
+        let moved = providers::ProviderWish {
+            issuer: "https://x.example.org".to_owned(),
+            ..wish("uni", AccountPolicy::Create)
+        };
         let fault = providers::edit(&room.portal, &ada, id, &moved, version).await.unwrap_err();
         assert_eq!((fault.problem, fault.field), (Problem::Conflict, Some("issuer")));
         providers::delete(&room.portal, &ada, id, version).await.unwrap();
@@ -275,7 +296,11 @@ on_both_databases! {
         assert!(issuer.provider.has_client_secret);
         room.person("ada", &[Role::Admin]).await;
         let ada = room.actor("ada").await;
-        let keep = providers::ProviderWish { client_secret: None, title: "Other".to_owned(), ..wish("uni", AccountPolicy::Create) };
+        let keep = providers::ProviderWish {
+            client_secret: None,
+            title: "Other".to_owned(),
+            ..wish("uni", AccountPolicy::Create)
+        };
         let kept = providers::edit(&room.portal, &ada, issuer.provider.id, &keep, 1).await.unwrap();
         assert!(kept.has_client_secret && kept.title == "Other");
         let none = providers::ProviderWish { client_secret: Some(String::new()), ..keep.clone() };

@@ -64,7 +64,13 @@ on_both_databases! {
             assert_eq!(fault.problem, Problem::Spent, "{secret}");
         }
         let ada = room.actor("ada").await;
-        assert_eq!(invitations::invite(&room.portal, &ada, &InvitationWish { days: 31, ..wish.clone() }).await.unwrap_err().field, Some("days"));
+        assert_eq!(
+            invitations::invite(&room.portal, &ada, &InvitationWish { days: 31, ..wish.clone() })
+                .await
+                .unwrap_err()
+                .field,
+            Some("days")
+        );
         // A name that is taken spends nothing.
         let secret = invitations::invite(&room.portal, &ada, &wish).await.unwrap().link.secret;
         let taken = invitations::accept(&room.portal, &browser(), &secret, &account("ADA")).await.unwrap_err();
@@ -136,7 +142,9 @@ on_both_databases! {
         let phone = crate::authenticator::Authenticator::set_up(&room, &room.actor("eve").await).await;
         let older = reset::make_link(&room.portal, &ada, user.id).await.unwrap().secret;
         let newer = reset::make_link(&room.portal, &ada, user.id).await.unwrap().secret;
-        let set = async |secret: &str, password: &str| reset::reset_password(&room.portal, &browser(), secret, password).await;
+        let set = async |secret: &str, password: &str| {
+            reset::reset_password(&room.portal, &browser(), secret, password).await
+        };
         assert_eq!(set(&older, "another long password").await.unwrap_err().problem, Problem::Spent);
         assert_eq!(set(&newer, "short").await.unwrap_err().field, Some("password"));
         set(&newer, "another long password").await.unwrap();
@@ -163,7 +171,8 @@ on_both_databases! {
             ("123456789012", "simple pattern"),
             ("ada-lovelace1", "name"),
         ] {
-            let new = NewUser { name: "ada-lovelace".to_owned(), password: Some(password.to_owned()), ..NewUser::default() };
+            let new =
+                NewUser { name: "ada-lovelace".to_owned(), password: Some(password.to_owned()), ..NewUser::default() };
             for made in [
                 accounts::create(&room.portal, &ada, &new).await,
                 registration::register(&room.portal, &browser(), &new).await,

@@ -142,7 +142,8 @@ on_both_databases! {
             let left = admins.iter().filter(|user| user.roles.contains(&Role::Admin)).count();
             assert_eq!(left, 1, "{first:?} {last:?}");
             for user in admins {
-                let given = accounts::set_roles(&room.portal, &Actor::host(), user.id, &[Role::Admin], user.version).await;
+                let given =
+                    accounts::set_roles(&room.portal, &Actor::host(), user.id, &[Role::Admin], user.version).await;
                 given.unwrap();
             }
         }

@@ -59,7 +59,8 @@ on_both_databases! {
         let code = phone.code(&room);
         let tasks: Vec<_> = (0..20)
             .map(|number| {
-                let (portal, code): (Arc<Portal>, _) = (if number % 2 == 0 { &room.portal } else { &other }.clone(), code.clone());
+                let (portal, code): (Arc<Portal>, _) =
+                    (if number % 2 == 0 { &room.portal } else { &other }.clone(), code.clone());
                 // From addresses of their own, so that no limit decides who is first.
                 let address = format!("198.51.{number}.9");
                 tokio::spawn(async move {
@@ -76,7 +77,10 @@ on_both_databases! {
             }
         }
         assert_eq!(sessions, 1, "{others:?}");
-        assert!(others.iter().all(|problem| matches!(problem, Problem::WrongCredentials | Problem::TooMany)), "{others:?}");
+        assert!(
+            others.iter().all(|problem| matches!(problem, Problem::WrongCredentials | Problem::TooMany)),
+            "{others:?}"
+        );
     }
 
     /// A recovery code stands in for a lost phone, once, and new ones replace all of the old.
@@ -126,9 +130,8 @@ on_both_databases! {
         room.person("ada", &[Role::Admin]).await;
         let secret = room.log_in("ada").await.secret;
         room.clock.advance(Duration::from_secs(16 * 60));
-        let who = async |secret: &str| {
-            credentials::who_has_session(&room.portal, secret, ADDRESS).await.unwrap().unwrap()
-        };
+        let who =
+            async |secret: &str| credentials::who_has_session(&room.portal, secret, ADDRESS).await.unwrap().unwrap();
         let stale = who(&secret).await;
         assert_eq!(room.portal.permit(&stale, Action::TokenCreate).await.unwrap_err().problem, Problem::StepUpNeeded);
         let wrong = sessions::step_up(&room.portal, &stale, &secret, Some("wrong"), None).await.unwrap_err();
@@ -157,7 +160,11 @@ on_both_databases! {
             room.person(name, &[role]).await;
         }
         let ada = room.actor("ada").await;
-        let wish = tokens::TokenWish { name: "t".to_owned(), scopes: culvert_portal_model::scope::Scope::ALL.to_vec(), days: 1 };
+        let wish = tokens::TokenWish {
+            name: "t".to_owned(),
+            scopes: culvert_portal_model::scope::Scope::ALL.to_vec(),
+            days: 1,
+        };
         let token = tokens::create(&room.portal, &ada, &wish).await.unwrap().secret;
         let strict = Settings { second_factor_for_staff: true, ..Settings::default() };
         settings::edit(&room.portal, &ada, &strict, 0).await.unwrap();
@@ -169,17 +176,32 @@ on_both_databases! {
                 None => ada.clone(),
             };
             for action in Action::ALL {
-                let refused = room.portal.permit(&actor, *action).await.is_err_and(|fault| fault.problem == Problem::SecondFactorMissing);
-                let leads_there = [Action::SelfShow, Action::StepUp, Action::SecondFactorChange].contains(action);
+                let refused = room
+                    .portal
+                    .permit(&actor, *action)
+                    .await
+                    .is_err_and(|fault| fault.problem == Problem::SecondFactorMissing);
+                let leads_there =
+                    [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(action);
                 assert_eq!(refused, !leads_there, "{name} {action:?}");
             }
+            if name == "grace" {
+                login::log_out(&room.portal, &actor).await.unwrap();
+            }
         }
-        assert_eq!(room.portal.permit(&token, Action::UserList).await.unwrap_err().problem, Problem::SecondFactorMissing);
+        assert_eq!(
+            room.portal.permit(&token, Action::UserList).await.unwrap_err().problem,
+            Problem::SecondFactorMissing
+        );
         assert!(oneself::show(&room.portal, &token).await.is_ok());
-        assert!(room.portal.permit(&room.actor("boole").await, Action::TokenCreate).await.is_ok(), "who is no staff needs none");
+        assert!(
+            room.portal.permit(&room.actor("boole").await, Action::TokenCreate).await.is_ok(),
+            "who is no staff needs none"
+        );
         let _ = Authenticator::set_up(&room, &ada).await;
         assert!(room.portal.permit(&Actor { has_second_factor: true, ..ada.clone() }, Action::UserList).await.is_ok());
-        let token = credentials::who_has_token(&room.portal, &token_secret(&room, &ada).await, ADDRESS).await.unwrap().unwrap();
+        let token =
+            credentials::who_has_token(&room.portal, &token_secret(&room, &ada).await, ADDRESS).await.unwrap().unwrap();
         assert!(token.has_second_factor && room.portal.permit(&token, Action::UserList).await.is_ok());
         second_factor::remove(&room.portal, &Actor { has_second_factor: true, ..ada }).await.unwrap();
     }

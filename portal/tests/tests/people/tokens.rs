@@ -50,15 +50,21 @@ on_both_databases! {
             assert_eq!(fault.field, Some("days"));
         }
         assert_eq!(tokens::create(&room.portal, &boole, &wish(&[], 1)).await.unwrap_err().field, Some("scopes"));
-        let is_somebody = async |secret: &str| credentials::who_has_token(&room.portal, secret, ADDRESS).await.unwrap().is_some();
+        let is_somebody =
+            async |secret: &str| credentials::who_has_token(&room.portal, secret, ADDRESS).await.unwrap().is_some();
         assert!(is_somebody(&short.secret).await);
         room.clock.advance(Duration::from_secs(86_400));
         assert!(!is_somebody(&short.secret).await, "it has expired");
         assert!(is_somebody(&long.secret).await);
-        let carol = { room.person("carol", &[Role::User]).await; room.actor("carol").await };
+        let carol = {
+            room.person("carol", &[Role::User]).await;
+            room.actor("carol").await
+        };
         let fault = tokens::revoke(&room.portal, &carol, long.token.id).await.unwrap_err();
         assert_eq!(fault.problem, Problem::NotFound, "another's is not there");
-        assert!(tokens::list(&room.portal, &carol, boole.user(), &PageRequest::default()).await.unwrap().items.is_empty());
+        assert!(
+            tokens::list(&room.portal, &carol, boole.user(), &PageRequest::default()).await.unwrap().items.is_empty()
+        );
         let other = room.second_portal().await;
         assert!(credentials::who_has_token(&other, &long.secret, ADDRESS).await.unwrap().is_some());
         tokens::revoke(&room.portal, &ada, long.token.id).await.unwrap();
@@ -72,7 +78,8 @@ on_both_databases! {
         room.person("boole", &[Role::User]).await;
         let boole = room.actor("boole").await;
         let made = tokens::create(&room.portal, &boole, &wish(&[Scope::TransfersRead], 1)).await.unwrap();
-        let listed = async || tokens::list(&room.portal, &boole, None, &PageRequest::default()).await.unwrap().items.remove(0);
+        let listed =
+            async || tokens::list(&room.portal, &boole, None, &PageRequest::default()).await.unwrap().items.remove(0);
         assert_eq!(listed().await.last_used_at, None);
         room.clock.advance(Duration::from_secs(100));
         let at = room.portal.now();

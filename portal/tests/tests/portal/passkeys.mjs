@@ -15,7 +15,8 @@ export default async ({ context, page, input }) => {
       isUserVerified: true, automaticPresenceSimulation: true,
     },
   });
-  await context.route(`${portal}/empty`, (route) => route.fulfill({ contentType: 'text/html', body: '<title>x</title>' }));
+  const empty = (route) => route.fulfill({ contentType: 'text/html', body: '<title>x</title>' });
+  await context.route(`${portal}/empty`, empty);
   await page.goto(`${portal}/empty`);
 
   const ask = async (method, path, data) => {
@@ -55,9 +56,11 @@ export default async ({ context, page, input }) => {
   cookies.push(await cookie());
 
   const letter = (text, at) => text.slice(0, at) + (text[at] === 'A' ? 'B' : 'A') + text.slice(at + 1);
-  const changed = await show();
+  const good = await show();
+  const changed = structuredClone(good);
   changed.response.signature = letter(changed.response.signature, 20);
   const forged = await post('/login/passkey', { credential: changed });
+  const spent = await post('/login/passkey', { credential: good });
 
   // The authenticator's person is not verified: the flag is missing.
   await client.send('WebAuthn.setUserVerified', { authenticatorId, isUserVerified: false });
@@ -67,7 +70,7 @@ export default async ({ context, page, input }) => {
   // What a page at another origin of the same host got from the authenticator.
   const other = new URL(portal);
   other.port = String(Number(other.port) === 65535 ? 65534 : Number(other.port) + 1);
-  await context.route(`${other.origin}/empty`, (route) => route.fulfill({ contentType: 'text/html', body: '<title>y</title>' }));
+  await context.route(`${other.origin}/empty`, empty);
   await page.goto(`${other.origin}/empty`);
   const elsewhere = await post('/login/passkey', { credential: await show() });
   await page.goto(`${portal}/empty`);
@@ -77,7 +80,7 @@ export default async ({ context, page, input }) => {
   const removed = await post('/login/passkey', { credential: last });
   const without = await post('/sessions', { name, password });
   return {
-    registered, twice, me, password: withPassword, alone, replayed, recovered, proved, cookies, forged, unverified,
+    registered, twice, me, password: withPassword, alone, replayed, recovered, proved, cookies, forged, spent, unverified,
     elsewhere, removal, removed, without,
   };
 };

@@ -39,5 +39,8 @@ fn a_passkey_is_enough_alone_and_a_second_factor() {
     for refused in ["unverified", "elsewhere", "forged", "removed"] {
         assert_eq!(seen[refused]["status"], 401, "{refused}: {seen}");
     }
+    assert_eq!(seen["spent"]["status"], 410, "a challenge is spent by what is refused, too");
+    let refused = admin.get("/audit?action=session.login&limit=200").text();
+    assert!(refused.matches("refused").count() >= 4, "{refused}");
     assert_eq!(seen["without"]["status"], 201, "the password is enough again");
 }
