@@ -21,7 +21,9 @@ pub enum Name {
 }
 
 impl Name {
-    const fn text(self, is_secure: bool) -> &'static str {
+    /// What it is called.
+    #[must_use]
+    pub const fn text(self, is_secure: bool) -> &'static str {
         match (self, is_secure) {
             (Self::Session, true) => SECURE_NAME,
             (Self::Session, false) => "culvert",

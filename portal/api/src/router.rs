@@ -15,7 +15,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::problem::Refusal;
 use crate::state::Api;
-use crate::{caller, health, openapi, repetition, request_log, tasks};
+use crate::{caller, cookie, health, openapi, repetition, request_log, tasks};
 
 /// What every answer says to a browser (OWASP Secure Headers).
 const HEADERS: [(HeaderName, &str); 8] = [
@@ -34,7 +34,9 @@ const HEADERS: [(HeaderName, &str); 8] = [
 
 /// All that the portal answers to.
 pub fn router(api: &Api) -> Router {
-    let (routes, document) = openapi::routes_and_document();
+    let (routes, mut document) = openapi::routes_and_document();
+    // The one that is checked in names the cookie that there is over TLS.
+    document["components"]["securitySchemes"]["session"]["name"] = cookie::Name::Session.text(api.is_secure).into();
     let document = document.to_string();
     let served = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
     let router = Router::new()

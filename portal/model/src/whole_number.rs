@@ -16,6 +16,36 @@ pub fn of_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Err
     deserializer.deserialize_any(Whole)
 }
 
+/// Reads a whole number, or nothing.
+///
+/// # Errors
+/// As [`of_json`].
+pub fn of_json_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_option(WholeOrNull)
+}
+
+struct WholeOrNull;
+
+impl<'de> Visitor<'de> for WholeOrNull {
+    type Value = Option<u32>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a whole number or null")
+    }
+
+    fn visit_none<E>(self) -> Result<Option<u32>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<u32>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<u32>, D::Error> {
+        of_json(deserializer).map(Some)
+    }
+}
+
 struct Whole;
 
 impl Visitor<'_> for Whole {
@@ -45,6 +75,19 @@ mod tests {
 
     #[derive(Debug, Deserialize, PartialEq)]
     struct Days(#[serde(deserialize_with = "super::of_json")] u32);
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Wish {
+        #[serde(default, deserialize_with = "super::of_json_or_null")]
+        days: Option<u32>,
+    }
+
+    #[test]
+    fn nothing_is_null_or_absent() {
+        let read = |text| serde_json::from_str::<Wish>(text).unwrap().days;
+        assert_eq!([read("{}"), read(r#"{"days": null}"#), read(r#"{"days": 2.0}"#)], [None, None, Some(2)]);
+        assert!(serde_json::from_str::<Wish>(r#"{"days": "2"}"#).is_err());
+    }
 
     #[test]
     fn a_fraction_of_nought_makes_no_difference() {

@@ -49,6 +49,17 @@ pub fn line(field: &'static str, text: &str, least: usize, most: usize) -> Resul
     Ok(text.to_owned())
 }
 
+/// Checks how many of something are listed, also those that are listed twice.
+///
+/// # Errors
+/// [`Fault`] of the field.
+pub fn at_most<T>(field: &'static str, items: &[T], most: usize) -> Result<(), Fault> {
+    if items.len() <= most {
+        return Ok(());
+    }
+    Err(Fault::of_field(field, format!("{field} lists {}; it may list {most}", items.len())))
+}
+
 /// Checks an address of mail, and gives it in lower case. Whether it exists only a mail can tell.
 ///
 /// # Errors

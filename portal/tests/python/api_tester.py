@@ -65,12 +65,14 @@ def before_call(context, case, kwargs):
         case.body["password"] = PASSWORD
     if not is_meant_to_pass(case):
         return
-    if name in ("createGroup", "replaceGroup") and isinstance(case.body, dict) and case.body.get("members"):
-        case.body["members"] = [Tester.user]
-    if name in ("deleteGroup", "withdrawInvitation") and case.meta.phase.name.value != "stateful":
-        case.path_parameters["id"] = new_thing(name)
+    if isinstance(case.body, dict):
+        case.body.update(sensible(name, case.body))
+    if name == "showDevice":
+        case.query["user_code"] = device_code()
+    if name in THINGS and case.meta.phase.name.value != "stateful":
+        case.path_parameters["id"] = THINGS[name]()
     if case.headers and "If-Match" in case.headers and case.headers["If-Match"] != '"v0"':
-        path = case.formatted_path.removesuffix("/roles")
+        path = case.formatted_path.removesuffix("/roles").removesuffix("/secret")
         read = requests.get(URL + path, cookies={"culvert": session()}, timeout=60)
         if "etag" in read.headers:
             case.headers["If-Match"] = read.headers["etag"]
@@ -83,15 +85,58 @@ def after_call(context, case, response):
         Tester.secret = None
 
 
-def new_thing(name):
-    """Something to delete, which nothing that is made up would name."""
-    if name == "deleteGroup":
-        path, body = "groups", {"name": f"made-{uuid.uuid4()}", "members": []}
-    else:
-        path, body = "invitations", {"roles": [], "days": 1}
-    answer = requests.post(f"{URL}/api/v1/{path}", json=body, cookies={"culvert": session()}, timeout=60)
-    made = answer.json()
-    return made.get("invitation", made)["id"]
+def sensible(name, body):
+    """What no schema can say: people that there are, codes that a device shows, addresses to reach."""
+    if name in ("createGroup", "replaceGroup") and body.get("members"):
+        return {"members": [Tester.user]}
+    if name in ("approveDevice", "denyDevice"):
+        return {"user_code": device_code()}
+    if name in ("createWebhook", "replaceWebhook"):
+        return {"url": "https://hooks.example.org/", "events": ["*"]}
+    if name in ("createProvider", "replaceProvider"):
+        return {"issuer": f"https://{uuid.uuid4()}.example.org", "scopes": ["email"], "roles_by_group": {}}
+    return {}
+
+
+def call(method, path, body=None, version=None):
+    headers = {} if version is None else {"If-Match": f'"v{version}"'}
+    cookies = {"culvert": session()}
+    return requests.request(method, f"{URL}/api/v1/{path}", json=body, headers=headers, cookies=cookies, timeout=60)
+
+
+def device_code():
+    scopes = [f"{what}:{how}" for what in ("transfers", "people", "settings") for how in ("read", "write")]
+    wish = {"client": "tester", "scopes": scopes + ["audit:read"]}
+    return call("POST", "device/code", wish).json()["user_code"]
+
+
+def webhook():
+    for old in call("GET", "webhooks").json()["items"][5:]:
+        call("DELETE", f"webhooks/{old['id']}", version=old["version"])
+    wish = {"url": "https://hooks.example.org/", "events": ["*"], "enabled": False}
+    return call("POST", "webhooks", wish).json()["webhook"]["id"]
+
+
+def provider():
+    name = f"made-{uuid.uuid4()}"
+    wish = {"name": name, "title": name, "issuer": f"https://{name}.example.org", "client_id": "culvert"}
+    return call("POST", "providers", {**wish, "accounts": "linked-only"}).json()["id"]
+
+
+# Things to ask about, which nothing that is made up would name.
+THINGS = {
+    "deleteGroup": lambda: call("POST", "groups", {"name": f"made-{uuid.uuid4()}", "members": []}).json()["id"],
+    "withdrawInvitation": lambda: call("POST", "invitations", {"roles": [], "days": 1}).json()["invitation"]["id"],
+    "replaceWebhook": webhook,
+    "deleteWebhook": webhook,
+    "changeWebhookSecret": webhook,
+    "testWebhook": webhook,
+    "listDeliveries": webhook,
+    "showDelivery": lambda: call("POST", f"webhooks/{webhook()}/test").json()["id"],
+    "retryDelivery": lambda: call("POST", f"webhooks/{webhook()}/test").json()["id"],
+    "replaceProvider": provider,
+    "deleteProvider": provider,
+}
 
 
 def is_meant_to_pass(case):

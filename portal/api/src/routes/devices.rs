@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use culvert_portal_model::devices::{DeviceCode, DeviceRequest};
 use culvert_portal_model::people::NewToken;
 use culvert_portal_model::scope::Scope;
+use culvert_portal_model::whole_number;
 use culvert_portal_service::people::devices;
 use culvert_portal_service::people::devices::Approval;
 use serde::Deserialize;
@@ -35,7 +36,7 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 pub struct DeviceWish {
     /// What it calls itself, as its person should recognize it: `culvert on host.example.org`.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(min_length = 1, max_length = 100, format = "line")]
     client: String,
     /// What it wants to be allowed.
     #[schema(min_items = 1, max_items = 7)]
@@ -47,7 +48,7 @@ pub struct DeviceWish {
 #[serde(deny_unknown_fields)]
 pub struct DevicePoll {
     /// Its secret.
-    #[schema(max_length = 200)]
+    #[schema(pattern = "^culvert_dev_[A-Za-z0-9_-]{43}$")]
     device_code: String,
 }
 
@@ -73,6 +74,7 @@ pub struct DeviceApproval {
     scopes: Option<Vec<Scope>>,
     /// For how many days its token is good; 90 if absent, or fewer where the settings say so.
     #[schema(minimum = 1, maximum = 3650)]
+    #[serde(default, deserialize_with = "whole_number::of_json_or_null")]
     days: Option<u32>,
 }
 

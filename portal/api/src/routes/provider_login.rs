@@ -4,7 +4,7 @@
 //! hold the redirects after it against the page's `form-action`. A browser that comes back hears of
 //! refusals on a page: `/login?problem=CODE`; other clients get the problem itself.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use culvert_portal_model::problem::Problem;
@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::paths::PathName;
 use super::without_login::with_cookie;
 use crate::caller::{Caller, Credential};
 use crate::cookie;
@@ -100,7 +101,7 @@ async fn list(State(api): State<Api>) -> Answer<axum::Json<LoginProviders>> {
 async fn log_in(
     State(api): State<Api>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     StrictQuery(onward): StrictQuery<Onward>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -118,7 +119,7 @@ async fn log_in(
 async fn link(
     State(api): State<Api>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     StrictQuery(onward): StrictQuery<Onward>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -136,7 +137,7 @@ async fn link(
 async fn prove(
     State(api): State<Api>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     StrictQuery(onward): StrictQuery<Onward>,
     headers: HeaderMap,
 ) -> Answer<Response> {

@@ -38,13 +38,13 @@ pub struct ProviderDocument {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     name: String,
     /// What people are shown: "Log in with …".
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, format = "line")]
     title: String,
     /// What it calls itself, letter by letter; its discovery document is below this address.
     #[schema(min_length = 1, max_length = 500)]
     issuer: String,
     /// What it calls this portal.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, format = "line")]
     client_id: String,
     /// The portal's secret there. It is never shown. Absent, the one that is there stays; an empty
     /// one removes it.
@@ -55,7 +55,7 @@ pub struct ProviderDocument {
     scopes: Option<Vec<String>>,
     /// The claim that has a person's groups, as `groups` or `realm_access.roles`; absent, the
     /// provider gives no roles.
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, format = "line")]
     groups_claim: Option<String>,
     /// The roles that each group gives.
     roles_by_group: Option<BTreeMap<String, Vec<Role>>>,
@@ -78,7 +78,7 @@ impl ProviderDocument {
             client_id: self.client_id,
             client_secret: self.client_secret,
             scopes: self.scopes.unwrap_or_else(usual),
-            groups_claim: self.groups_claim.filter(|claim| !claim.is_empty()),
+            groups_claim: self.groups_claim.filter(|claim| !claim.trim_matches(' ').is_empty()),
             roles_by_group: self.roles_by_group.unwrap_or_default(),
             accounts: self.accounts,
             inside: self.inside.unwrap_or(false),
@@ -106,7 +106,13 @@ async fn list(
 /// `PUBLIC_URL/api/v1/login/oidc/callback`.
 #[utoipa::path(
     post, path = "/providers", operation_id = "createProvider", tag = "providers", request_body = ProviderDocument,
-    responses((status = 201, description = "The provider.", body = Provider)),
+    responses((
+        status = 201, description = "The provider.", body = Provider,
+        headers(
+            ("ETag" = String, description = "The version, for `If-Match`."),
+            ("Location" = String, description = "Its path."),
+        ),
+    )),
 )]
 async fn create(
     State(api): State<Api>,
@@ -114,13 +120,16 @@ async fn create(
     StrictJson(body): StrictJson<ProviderDocument>,
 ) -> Answer<Versioned<Provider>> {
     let provider = providers::create(&api.portal, &actor, &body.wish()).await?;
-    Ok(Versioned::created(provider.version, provider))
+    Ok(Versioned::created_at(format!("/api/v1/providers/{}", provider.id), provider.version, provider))
 }
 
 /// See one identity provider.
 #[utoipa::path(
     get, path = "/providers/{id}", operation_id = "showProvider", tag = "providers", params(("id" = Id, Path)),
-    responses((status = 200, description = "The provider.", body = Provider)),
+    responses((
+        status = 200, description = "The provider.", body = Provider,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<Versioned<Provider>> {
     let provider = providers::show(&api.portal, &actor, id).await?;
@@ -132,7 +141,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId)
     put, path = "/providers/{id}", operation_id = "replaceProvider", tag = "providers",
     request_body = ProviderDocument,
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The provider.", body = Provider)),
+    responses((
+        status = 200, description = "The provider.", body = Provider,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn replace(
     State(api): State<Api>,

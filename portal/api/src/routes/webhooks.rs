@@ -39,10 +39,10 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 pub struct WebhookDocument {
     /// Where it goes: an `https:` URL of a public address.
-    #[schema(max_length = 2000)]
+    #[schema(min_length = 1, max_length = 2000)]
     url: String,
     /// What it is for.
-    #[schema(max_length = 500)]
+    #[schema(max_length = 500, format = "line")]
     description: Option<String>,
     /// Which events: their kinds, or `*` for all.
     #[schema(min_items = 1, max_items = 50)]
@@ -89,7 +89,13 @@ async fn list(
 /// Make a webhook for oneself. Its secret is shown this once.
 #[utoipa::path(
     post, path = "/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = WebhookDocument,
-    responses((status = 201, description = "The webhook and its secret.", body = NewWebhook)),
+    responses((
+        status = 201, description = "The webhook and its secret.", body = NewWebhook,
+        headers(
+            ("ETag" = String, description = "The version, for `If-Match`."),
+            ("Location" = String, description = "Its path."),
+        ),
+    )),
 )]
 async fn create(
     State(api): State<Api>,
@@ -97,13 +103,16 @@ async fn create(
     StrictJson(body): StrictJson<WebhookDocument>,
 ) -> Answer<Versioned<NewWebhook>> {
     let made = manage::create(&api.portal, &actor, &body.wish()).await?;
-    Ok(Versioned::created(made.webhook.version, made))
+    Ok(Versioned::created_at(format!("/api/v1/webhooks/{}", made.webhook.id), made.webhook.version, made))
 }
 
 /// See one webhook.
 #[utoipa::path(
     get, path = "/webhooks/{id}", operation_id = "showWebhook", tag = "webhooks", params(("id" = Id, Path)),
-    responses((status = 200, description = "The webhook.", body = Webhook)),
+    responses((
+        status = 200, description = "The webhook.", body = Webhook,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<Versioned<Webhook>> {
     let webhook = manage::show(&api.portal, &actor, id).await?;
@@ -114,7 +123,10 @@ async fn show(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId)
 #[utoipa::path(
     put, path = "/webhooks/{id}", operation_id = "replaceWebhook", tag = "webhooks", request_body = WebhookDocument,
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The webhook.", body = Webhook)),
+    responses((
+        status = 200, description = "The webhook.", body = Webhook,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn replace(
     State(api): State<Api>,
@@ -147,7 +159,10 @@ async fn delete(
 #[utoipa::path(
     post, path = "/webhooks/{id}/secret", operation_id = "changeWebhookSecret", tag = "webhooks",
     params(("id" = Id, Path), ("If-Match" = String, Header, description = "The ETag that was read.")),
-    responses((status = 200, description = "The webhook and its new secret.", body = NewWebhook)),
+    responses((
+        status = 200, description = "The webhook and its new secret.", body = NewWebhook,
+        headers(("ETag" = String, description = "The version, for `If-Match`.")),
+    )),
 )]
 async fn change_secret(
     State(api): State<Api>,

@@ -84,6 +84,7 @@ pub async fn show(portal: &Portal, actor: &Actor, id: Id) -> Result<User, Fault>
 /// [`Fault`].
 pub async fn create(portal: &Portal, actor: &Actor, new: &NewUser) -> Result<User, Fault> {
     portal.permit(actor, Action::UserCreate).await?;
+    input::at_most("roles", &new.roles, Role::ALL.len())?;
     let row = new_row(portal, new, AccountState::Active).await?;
     let mut writing = portal.database.write().await?;
     let user = insert(portal, &mut writing, actor, Action::UserCreate, row, &new.roles).await?;
@@ -131,6 +132,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, versi
 /// [`Fault`].
 pub async fn set_roles(portal: &Portal, actor: &Actor, id: Id, roles: &[Role], version: i64) -> Result<User, Fault> {
     portal.permit(actor, Action::UserRoles).await?.covers(id, "person")?;
+    input::at_most("roles", roles, Role::ALL.len())?;
     let mut writing = portal.database.write().await?;
     users::lock_admins(&mut writing).await?;
     let row = users::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;

@@ -256,6 +256,7 @@ fn none_waits() -> Fault {
 }
 
 fn wanted(scopes: &[Scope]) -> Result<Vec<Scope>, Fault> {
+    input::at_most("scopes", scopes, Scope::ALL.len())?;
     let mut scopes = scopes.to_vec();
     scopes.sort_unstable();
     scopes.dedup();

@@ -115,13 +115,10 @@ async fn announce(portal: &Portal, writing: &mut Writing, kind: EventKind, group
 async fn checked(writing: &mut Writing, id: Id, wish: &GroupWish) -> Result<Group, Fault> {
     let name = input::login_name("name", &wish.name)?;
     let description = input::line("description", &wish.description, 0, 500)?;
+    input::at_most("members", &wish.members, MEMBERS_MAX)?;
     let mut members = wish.members.clone();
     members.sort_unstable();
     members.dedup();
-    if members.len() > MEMBERS_MAX {
-        let detail = format!("a group has at most {MEMBERS_MAX} members, not {}", members.len());
-        return Err(Fault::of_field("members", detail));
-    }
     for member in &members {
         if users::by_id(writing, *member).await?.is_none() {
             return Err(Fault::of_field("members", format!("there is no person {member}")));

@@ -70,13 +70,17 @@ pub async fn invite(portal: &Portal, actor: &Actor, wish: &InvitationWish) -> Re
         let detail = format!("an invitation is good for 1 to {DAYS_MAX} days, not {}", wish.days);
         return Err(Fault::of_field("days", detail));
     }
+    input::at_most("roles", &wish.roles, Role::ALL.len())?;
+    let mut roles = wish.roles.clone();
+    roles.sort_unstable();
+    roles.dedup();
     let email = wish.email.as_deref().map(|address| input::email("email", address)).transpose()?;
     let created_by = actor.oneself()?;
     let secret = make(Kind::Invitation, &*portal.seams.randomness);
     let now = portal.now();
     let invitation = Invitation {
         id: portal.new_id(),
-        roles: wish.roles.clone(),
+        roles,
         email,
         created_by,
         created_at: now,

@@ -88,6 +88,7 @@ pub(crate) async fn insert(
     wish: &TokenWish,
 ) -> Result<NewToken, Fault> {
     let name = input::line("name", &wish.name, 1, 100)?;
+    input::at_most("scopes", &wish.scopes, Scope::ALL.len())?;
     if wish.scopes.is_empty() {
         return Err(Fault::of_field("scopes", "a token needs at least one scope"));
     }

@@ -23,6 +23,8 @@ use crate::trail::Change;
 
 /// Webhooks that a person has at most.
 const OF_PERSON_MAX: i64 = 20;
+/// Kinds of events that a webhook lists at most.
+const EVENTS_MAX: usize = 50;
 /// For how long a secret signs that was replaced by another.
 const FORMER_GOOD_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// What is said of deliveries that no longer go.
@@ -208,6 +210,7 @@ async fn checked(portal: &Portal, wish: &WebhookWish) -> Result<WebhookWish, Fau
     // Where the name leads is looked at each time that something is sent.
     portal.seams.http.check(&wish.url, reach).map_err(|error| Fault::of_field("url", error.to_string()))?;
     let description = input::line("description", &wish.description, 0, 500)?;
+    input::at_most("events", &wish.events, EVENTS_MAX)?;
     let mut events = wish.events.clone();
     events.sort_unstable();
     events.dedup();

@@ -31,7 +31,10 @@ fn the_description_that_is_checked_in_is_the_programs() {
     assert!(found == made, "docs/openapi.json is not what the program says: CULVERT_UPDATE_GOLDEN=1 writes it anew");
     let portal = RunningPortal::start(&PortalOptions::default());
     let served = Client::new().get(&format!("{}/api/v1/openapi.json", portal.url));
-    assert_eq!(served.json(), serde_json::from_str::<Value>(&made).expect("it is JSON"));
+    let mut expected: Value = serde_json::from_str(&made).expect("it is JSON");
+    // Without TLS the cookie has no prefix.
+    expected["components"]["securitySchemes"]["session"]["name"] = "culvert".into();
+    assert_eq!(served.json(), expected);
     assert_eq!(served.header("content-type"), Some("application/json"));
 }
 

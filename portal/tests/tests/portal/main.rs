@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod contract;
+mod documentation;
 mod devices;
 mod event_order;
 mod first_minutes;

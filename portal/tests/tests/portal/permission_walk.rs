@@ -21,13 +21,11 @@ use people::{Asker, Cast, Credential};
 use requests::{Target, Wish};
 
 /// Routes whose things this walk cannot make yet; what they permit is tested with what they do
-/// (`people::devices`, `people::identities`, `passkeys`, `webhooks`).
-const NOT_WALKED: [&str; 8] =
-    ["/device", "/login/", "/oidc/", "/me/identities", "/me/passkeys", "/passkey", "/providers", "/webhooks"];
+/// (`passkeys`).
+const NOT_WALKED: [&str; 2] = ["/me/passkeys", "/passkey"];
 
 fn is_walked(route: &&Route) -> bool {
-    let parts = NOT_WALKED.iter().chain(&["/deliveries"]);
-    !parts.into_iter().any(|part| route.path.contains(part))
+    !NOT_WALKED.iter().any(|part| route.path.contains(part))
 }
 
 live_on_both_databases! {
@@ -126,8 +124,16 @@ impl Expected {
         match self {
             Self::Refused(status, code) => (*status, *code) == (told.status, told.code.as_str()),
             Self::Permitted => {
-                let refusals = ["not-logged-in", "forbidden", "step-up-needed", "not-found", "too-many"];
-                told.status < 500 && told.status != 400 && !refusals.contains(&told.code.as_str())
+                let refusals = [
+                    "bad-request",
+                    "not-logged-in",
+                    "forbidden",
+                    "step-up-needed",
+                    "not-found",
+                    "too-many",
+                    "cross-site",
+                ];
+                told.status < 500 && !refusals.contains(&told.code.as_str())
             }
         }
     }
@@ -138,7 +144,12 @@ fn expected(route: &Route, target: Target, asker: &Asker) -> Expected {
     let Some(action) = route.action else {
         // A token that is none is refused everywhere: it was sent on purpose.
         let is_bad_token = matches!(asker.credential, Credential::BadToken(_));
-        return if is_bad_token { not_logged_in } else { Expected::Permitted };
+        let is_there = target != Target::Missing;
+        return match (is_bad_token, is_there) {
+            (true, _) => not_logged_in,
+            (false, true) => Expected::Permitted,
+            (false, false) => Expected::Refused(404, "not-found"),
+        };
     };
     let scopes = match &asker.credential {
         Credential::Nothing | Credential::BadToken(_) | Credential::BadSession(_) => return not_logged_in,

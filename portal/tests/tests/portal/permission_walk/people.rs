@@ -1,5 +1,7 @@
 //! Those who ask: people of every role, with every kind of credential, and those who have none.
 
+use std::collections::BTreeMap;
+
 use culvert_portal_model::role::Role;
 use culvert_portal_model::scope::Scope;
 use culvert_portal_tests::http::{Answer, Client, Request};
@@ -59,8 +61,20 @@ pub struct Cast {
     pub owner: Asker,
     /// A session of the owner's that nobody who asks with a token can end.
     pub standing_session: String,
+    /// An identity of the owner's.
+    pub owners_identity: String,
+    kept: BTreeMap<String, String>,
     url: String,
     count: u32,
+}
+
+/// A device that waits to be let in.
+#[derive(Debug)]
+pub struct Device {
+    /// What it asks with.
+    pub device_code: String,
+    /// What it shows.
+    pub user_code: String,
 }
 
 impl Cast {
@@ -81,12 +95,15 @@ impl Cast {
             maker,
             owner: nobody.clone(),
             standing_session: String::new(),
+            owners_identity: "01a00000-0000-7000-8000-000000000001".to_owned(),
+            kept: BTreeMap::new(),
             url: portal.url.clone(),
             count: 0,
         };
         cast.open_registration();
         cast.owner = cast.person("owner", &[Role::User]);
         cast.standing_session = cast.session_of(&cast.owner);
+        cast.link_owners_identity(portal);
         let never = Credential::BadToken(format!("culvert_pat_{}", "A".repeat(43)));
         cast.askers = vec![nobody.clone(), Asker { name: "a made up token".to_owned(), credential: never, ..nobody }];
         for role in Role::ALL {
@@ -138,6 +155,42 @@ impl Cast {
         let body = json!({ "name": "walk", "scopes": scopes, "days": 1 });
         let made = self.must(who, "POST", "/api/v1/tokens", Some(&body)).json();
         (text(&made, "/token/id"), text(&made, "/secret"))
+    }
+
+    /// A thing of a kind and of somebody that is made once.
+    pub fn kept(&mut self, kind: &str, of: &Credential, make: impl FnOnce(&mut Self, &Credential) -> String) -> String {
+        let name = format!("{kind} {of:?}");
+        if let Some(id) = self.kept.get(&name) {
+            return id.clone();
+        }
+        let id = make(self, of);
+        self.kept.insert(name, id.clone());
+        id
+    }
+
+    /// The session of the person whose token somebody has, or their own.
+    pub fn person_behind(&self, asker: &Asker) -> Credential {
+        let is_theirs = |other: &&Asker| other.user == asker.user && matches!(other.credential, Credential::Session(_));
+        self.askers.iter().find(is_theirs).unwrap_or(&self.owner).credential.clone()
+    }
+
+    /// A new device that waits to be let in.
+    pub fn device(&self) -> Device {
+        let body = json!({ "client": "walk", "scopes": ["people:read"] });
+        let made = self.must(&Credential::Nothing, "POST", "/api/v1/device/code", Some(&body)).json();
+        Device { device_code: text(&made, "/device_code"), user_code: text(&made, "/user_code") }
+    }
+
+    /// As if the owner had logged in at a provider, which no test of permissions needs.
+    fn link_owners_identity(&self, portal: &LivePortal) {
+        let body = json!({ "name": "elsewhere", "title": "Elsewhere", "issuer": "https://elsewhere.example.org",
+            "client_id": "culvert", "accounts": "linked-only" });
+        let provider = text(&self.must(&self.maker, "POST", "/api/v1/providers", Some(&body)).json(), "/id");
+        portal.database().execute(&format!(
+            "INSERT INTO identities (id, issuer, subject, user_id, provider_id, linked_at, last_used_at) \
+             VALUES ('{}', 'https://elsewhere.example.org', 'owner', '{}', '{provider}', 0, 0)",
+            self.owners_identity, self.owner.user
+        ));
     }
 
     fn open_registration(&self) {

@@ -1,6 +1,7 @@
 //! How each route is asked, and about what.
 
 use culvert_portal_api::route_table::Route;
+use culvert_portal_model::permission::{Access, Action};
 use culvert_portal_model::scope::Scope;
 use culvert_portal_tests::http::Answer;
 use culvert_portal_tests::live::LivePortal;
@@ -39,8 +40,12 @@ pub struct Wish {
 impl Wish {
     /// Sends it as somebody.
     pub fn send(&self, portal: &LivePortal, asker: &Asker) -> Answer {
-        let headers: &[(&str, &str)] = if self.is_versioned { &[("if-match", STALE)] } else { &[] };
-        send(&portal.url, &asker.credential, self.method, &self.path, headers, self.body.as_ref())
+        // As a browser says it of a link on a page of the portal.
+        let mut headers = vec![("sec-fetch-site", "same-origin")];
+        if self.is_versioned {
+            headers.push(("if-match", STALE));
+        }
+        send(&portal.url, &asker.credential, self.method, &self.path, &headers, self.body.as_ref())
     }
 }
 
@@ -48,17 +53,20 @@ impl Wish {
 pub fn targets(route: &Route) -> &'static [Target] {
     match route.path {
         path if !path.contains('{') => &[Target::None],
+        // No identity provider is there to go to.
+        path if path.contains("{name}") => &[Target::Missing],
+        "/api/v1/me/identities/{id}" => &[Target::Foreign, Target::Missing],
         // Nobody's: whoever may do it at all may do it to every one.
-        "/api/v1/invitations/{id}" => &[Target::Foreign, Target::Missing],
+        "/api/v1/invitations/{id}" | "/api/v1/providers/{id}" => &[Target::Foreign, Target::Missing],
         _ => &[Target::Own, Target::Foreign, Target::Missing],
     }
 }
 
 /// Whether things of this route belong to somebody who may do it to their own only.
 pub fn has_owner(route: &Route) -> bool {
-    let owned = ["/api/v1/sessions/{id}", "/api/v1/tokens/{id}", "/api/v1/groups/{id}", "/api/v1/users/{id}"];
-    let is_read = route.method == "GET" || ["sessions", "tokens"].iter().any(|kind| route.path.contains(kind));
-    owned.contains(&route.path) && is_read
+    let kinds = ["/sessions/", "/tokens/", "/groups/", "/users/", "/identities/", "/webhooks/", "/deliveries/"];
+    let is_staffs = route.method != "GET" && ["/groups/", "/users/"].iter().any(|kind| route.path.contains(kind));
+    route.path.contains("{id}") && kinds.iter().any(|kind| route.path.contains(kind)) && !is_staffs
 }
 
 /// The request for a route.
@@ -67,8 +75,11 @@ pub fn has_owner(route: &Route) -> bool {
 /// If this does not know how the route is asked: say so here when you add one.
 pub fn wish(route: &Route, target: Target, asker: &Asker, cast: &mut Cast) -> Wish {
     let path = match target {
+        Target::None if route.path == "/api/v1/device" => {
+            format!("{}?user_code={}", route.path, cast.device().user_code)
+        }
         Target::None => route.path.to_owned(),
-        Target::Missing => route.path.replace("{id}", MISSING),
+        Target::Missing => route.path.replace("{id}", MISSING).replace("{name}", "nowhere"),
         Target::Own | Target::Foreign => {
             let owner = if target == Target::Own { asker.clone() } else { cast.owner.clone() };
             let is_session = matches!(asker.credential, Credential::Session(_));
@@ -78,7 +89,14 @@ pub fn wish(route: &Route, target: Target, asker: &Asker, cast: &mut Cast) -> Wi
         }
     };
     let body = (route.method != "GET" && route.method != "DELETE").then(|| body(route, cast)).flatten();
-    let versioned = ["PATCH /api/v1/me", "PUT /api/v1/settings", "DELETE /api/v1/groups/{id}"];
+    let versioned = [
+        "PATCH /api/v1/me",
+        "PUT /api/v1/settings",
+        "DELETE /api/v1/groups/{id}",
+        "DELETE /api/v1/providers/{id}",
+        "DELETE /api/v1/webhooks/{id}",
+        "POST /api/v1/webhooks/{id}/secret",
+    ];
     let name = format!("{} {}", route.method, route.path);
     let is_versioned =
         versioned.contains(&name.as_str()) || (["PUT", "PATCH"].contains(&route.method) && route.path.contains("{id}"));
@@ -101,6 +119,19 @@ fn thing(route: &Route, owner: &Asker, cast: &mut Cast) -> String {
         let body = json!({ "roles": ["user"], "days": 1 });
         return text(&cast.must(&maker, "POST", "/api/v1/invitations", Some(&body)).json(), "/invitation/id");
     }
+    if route.path.contains("/providers/") {
+        return cast.kept("provider", &maker, |cast, maker| {
+            let body = json!({ "name": "somewhere", "title": "Somewhere", "issuer": "https://id.example.org",
+                "client_id": "culvert", "accounts": "linked-only" });
+            text(&cast.must(maker, "POST", "/api/v1/providers", Some(&body)).json(), "/id")
+        });
+    }
+    if route.path.contains("/identities/") {
+        return cast.owners_identity.clone();
+    }
+    if route.path.contains("/webhooks/") || route.path.contains("/deliveries/") {
+        return hook(route, owner, cast);
+    }
     if !may_own {
         // Whoever can have no such things is asked about those of somebody who can.
         let owner = cast.owner.clone();
@@ -115,6 +146,22 @@ fn thing(route: &Route, owner: &Asker, cast: &mut Cast) -> String {
         return cast.token_of(&fresh, &[Scope::TransfersRead]).0;
     }
     panic!("{} {}: say here how one of its things is made", route.method, route.path)
+}
+
+/// A webhook of somebody's that stays, or one of its deliveries.
+fn hook(route: &Route, owner: &Asker, cast: &mut Cast) -> String {
+    let makes_some = owner.roles.iter().any(|role| Action::WebhookEdit.access(*role) != Access::None);
+    let person = if makes_some { cast.person_behind(owner) } else { cast.owner.credential.clone() };
+    let webhook = cast.kept("webhook", &person, |cast, person| {
+        let body = json!({ "url": "https://hooks.example.org/", "events": ["*"], "enabled": false });
+        text(&cast.must(person, "POST", "/api/v1/webhooks", Some(&body)).json(), "/webhook/id")
+    });
+    if route.path.contains("/webhooks/") {
+        return webhook;
+    }
+    cast.kept("delivery", &person, |cast, person| {
+        text(&cast.must(person, "POST", &format!("/api/v1/webhooks/{webhook}/test"), None).json(), "/id")
+    })
 }
 
 fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
@@ -143,6 +190,21 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("PUT", "/api/v1/settings") => {
             serde_json::to_value(culvert_portal_model::settings::Settings::default()).ok()?
         }
+        ("POST", "/api/v1/login/second-factor") => json!({ "code": "000000" }),
+        ("POST", "/api/v1/device/code") => json!({ "client": "walk", "scopes": ["people:read"] }),
+        ("POST", "/api/v1/device/token") => json!({ "device_code": cast.device().device_code }),
+        ("POST", "/api/v1/device/approve") => {
+            json!({ "user_code": cast.device().user_code, "scopes": ["people:read"], "days": 100_000 })
+        }
+        ("POST", "/api/v1/device/deny") => json!({ "user_code": cast.device().user_code }),
+        ("POST", "/api/v1/providers") | ("PUT", "/api/v1/providers/{id}") => json!({
+            "name": name, "title": "Walk", "issuer": "https://id.example.org/walk", "client_id": "culvert",
+            "accounts": "linked-only", "scopes": ["\u{e4}"],
+        }),
+        ("POST", "/api/v1/webhooks") | ("PUT", "/api/v1/webhooks/{id}") => {
+            json!({ "url": "https://hooks.example.org/", "events": ["nothing like this"], "enabled": false })
+        }
+        ("POST", path) if path.contains("/webhooks/") || path.contains("/deliveries/") => return None,
         (method, path) => panic!("{method} {path}: say here what it is sent"),
     })
 }
