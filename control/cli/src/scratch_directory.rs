@@ -93,7 +93,9 @@ mod tests {
                     }
                     done.store(true, Ordering::Release);
                 });
-                while !done.load(Ordering::Acquire) && fs::read_dir(&below).unwrap().next().is_none() {}
+                while !done.load(Ordering::Acquire) && fs::read_dir(&below).unwrap().next().is_none() {
+                    std::hint::spin_loop();
+                }
                 drop(scratch);
             });
             assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "left behind in round {round}");

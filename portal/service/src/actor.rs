@@ -129,7 +129,8 @@ impl Actor {
     /// [`Problem::SecondFactorMissing`].
     pub fn check_second_factor(&self, action: Action) -> Result<(), Fault> {
         let is_staff = self.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
-        let leads_there = [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(&action);
+        let leads_there =
+            [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(&action);
         if !is_staff || self.has_second_factor || leads_there {
             return Ok(());
         }

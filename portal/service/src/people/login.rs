@@ -124,6 +124,15 @@ pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Says that somebody was not let in, and counts it.
+pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change) -> Result<(), Fault> {
+    portal.tally.count(Counted::LoginRefused);
+    let mut writing = portal.database.write().await?;
+    let nobody = Actor::nobody(actor.address.clone(), actor.request.clone());
+    portal.record_as(&mut writing, &nobody, LOGIN, Outcome::Refused, change).await?;
+    portal.commit(writing).await
+}
+
 async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     // What cannot be a name is nobody's, and is looked for all the same.
     let name = input::login_name("name", attempt.name).unwrap_or_default();
@@ -143,15 +152,6 @@ async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedI
         return Err(wrong());
     };
     finish(portal, attempt, row, &pair).await
-}
-
-/// Says that somebody was not let in, and counts it.
-pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change) -> Result<(), Fault> {
-    portal.tally.count(Counted::LoginRefused);
-    let mut writing = portal.database.write().await?;
-    let nobody = Actor::nobody(actor.address.clone(), actor.request.clone());
-    portal.record_as(&mut writing, &nobody, LOGIN, Outcome::Refused, change).await?;
-    portal.commit(writing).await
 }
 
 async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str) -> Result<LoggedIn, Fault> {

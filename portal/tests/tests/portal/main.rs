@@ -6,8 +6,8 @@
 mod audit;
 mod backup;
 mod contract;
-mod documentation;
 mod devices;
+mod documentation;
 mod event_order;
 mod first_minutes;
 mod fleet;

@@ -55,9 +55,11 @@ pub fn targets(route: &Route) -> &'static [Target] {
         path if !path.contains('{') => &[Target::None],
         // No identity provider is there to go to.
         path if path.contains("{name}") => &[Target::Missing],
-        "/api/v1/me/identities/{id}" => &[Target::Foreign, Target::Missing],
-        // Nobody's: whoever may do it at all may do it to every one.
-        "/api/v1/invitations/{id}" | "/api/v1/providers/{id}" => &[Target::Foreign, Target::Missing],
+        // Nobody has an identity here, and the other two are nobody's: whoever may do it at all may
+        // do it to every one.
+        "/api/v1/me/identities/{id}" | "/api/v1/invitations/{id}" | "/api/v1/providers/{id}" => {
+            &[Target::Foreign, Target::Missing]
+        }
         _ => &[Target::Own, Target::Foreign, Target::Missing],
     }
 }
@@ -181,7 +183,7 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("POST", "/api/v1/me/second-factor" | "/api/v1/me/recovery-codes" | "/api/v1/users/{id}/reset-link") => {
             return None;
         }
-        ("POST", "/api/v1/me/second-factor/confirm") => json!({ "code": "000000" }),
+        ("POST", "/api/v1/me/second-factor/confirm" | "/api/v1/login/second-factor") => json!({ "code": "000000" }),
         ("POST", "/api/v1/tokens") => json!({ "name": name, "scopes": ["people:read"], "days": 100_000 }),
         ("POST", "/api/v1/users") => json!({ "name": name, "roles": [], "email": "no address" }),
         ("PUT", "/api/v1/users/{id}/roles") => json!({ "roles": ["user"] }),
@@ -190,7 +192,6 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("PUT", "/api/v1/settings") => {
             serde_json::to_value(culvert_portal_model::settings::Settings::default()).ok()?
         }
-        ("POST", "/api/v1/login/second-factor") => json!({ "code": "000000" }),
         ("POST", "/api/v1/device/code") => json!({ "client": "walk", "scopes": ["people:read"] }),
         ("POST", "/api/v1/device/token") => json!({ "device_code": cast.device().device_code }),
         ("POST", "/api/v1/device/approve") => {
