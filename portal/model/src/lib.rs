@@ -15,6 +15,7 @@ pub mod permission;
 pub mod problem;
 pub mod providers;
 pub mod role;
+pub mod schedule;
 pub mod scope;
 pub mod settings;
 pub mod webhooks;

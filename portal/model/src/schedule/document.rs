@@ -1,0 +1,112 @@
+//! A schedule as people write it.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Cron, Missed, Overlap, Repeated, Schedule};
+use crate::whole_number;
+
+/// When a request is started: `at` alone, or `cron` with what belongs to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleDocument {
+    /// Once, at this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Again and again: minute, hour, day of the month, month, day of the week.
+    #[schema(max_length = 256)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// The zone whose wall clock the five fields are read on, for example `Europe/Zurich`; UTC if
+    /// absent.
+    #[schema(max_length = 64)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// What becomes of dates that passed while nothing could be started; `run` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Missed>,
+    /// What becomes of a date while the start before still runs; `skip` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+    /// No date after this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// So many starts in all.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[serde(default, deserialize_with = "whole_number::of_json_or_null", skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+}
+
+/// What is wrong with a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ScheduleFault {
+    /// The field.
+    pub field: &'static str,
+    /// A sentence.
+    pub detail: String,
+}
+
+impl ScheduleDocument {
+    /// The schedule that it means.
+    ///
+    /// # Errors
+    /// [`ScheduleFault`] of the first field that is wrong.
+    pub fn checked(&self) -> Result<Schedule, ScheduleFault> {
+        match (self.at, &self.cron) {
+            (Some(at), None) => self.once(at),
+            (None, Some(cron)) => self.repeated(cron).map(Schedule::Repeated),
+            (Some(_), Some(_)) => {
+                Err(fault("cron", "'at' and 'cron' exclude each other: once at a time, or again and again"))
+            }
+            (None, None) => Err(fault("at", "give a time ('at'), or dates that come again and again ('cron')")),
+        }
+    }
+
+    fn once(&self, at: Timestamp) -> Result<Schedule, ScheduleFault> {
+        let others = [
+            ("zone", self.zone.is_some()),
+            ("missed", self.missed.is_some()),
+            ("overlap", self.overlap.is_some()),
+            ("until", self.until.is_some()),
+            ("count", self.count.is_some()),
+        ];
+        match others.into_iter().find(|(_, is_given)| *is_given) {
+            Some((field, _)) => Err(fault(field, format!("'{field}' belongs to 'cron'; 'at' is one time"))),
+            None => Ok(Schedule::Once(at)),
+        }
+    }
+
+    fn repeated(&self, cron: &str) -> Result<Repeated, ScheduleFault> {
+        let cron = Cron::parse(cron).map_err(|error| fault("cron", error.to_string()))?;
+        if self.count.is_some_and(|count| !(1..=1_000_000).contains(&count)) {
+            return Err(fault("count", "the number of starts must be 1 to 1000000"));
+        }
+        Ok(Repeated {
+            cron,
+            zone: zone(self.zone.as_deref().unwrap_or("UTC"))?,
+            missed: self.missed.unwrap_or_default(),
+            overlap: self.overlap.unwrap_or_default(),
+            until: self.until,
+            count: self.count,
+        })
+    }
+}
+
+fn zone(name: &str) -> Result<TimeZone, ScheduleFault> {
+    // Looked up by name only: 'local' and offsets would mean another zone on another portal.
+    let known = name.len() <= 64 && !name.eq_ignore_ascii_case("local");
+    let found = known.then(|| TimeZone::get(name).ok()).flatten();
+    found.ok_or_else(|| {
+        let shown: String = name.chars().filter(|character| !character.is_control()).take(64).collect();
+        fault("zone", format!("there is no zone '{shown}'; zones are written like Europe/Zurich, or UTC"))
+    })
+}
+
+fn fault(field: &'static str, detail: impl Into<String>) -> ScheduleFault {
+    ScheduleFault { field, detail: detail.into() }
+}
