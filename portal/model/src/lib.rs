@@ -14,6 +14,7 @@ pub mod people;
 pub mod permission;
 pub mod problem;
 pub mod providers;
+pub mod request;
 pub mod role;
 pub mod schedule;
 pub mod scope;
