@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod devices;
 pub mod event_kind;
+pub mod field_fault;
 pub mod id;
 pub mod page;
 pub mod passkeys;

@@ -1,5 +1,7 @@
 //! A transfer request: where it stands, and what may happen to it next.
 
+pub mod config;
+pub mod document;
 pub mod step;
 
 use serde::{Deserialize, Serialize};

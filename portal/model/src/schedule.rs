@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use cron::{Cron, CronFault};
-pub use document::{ScheduleDocument, ScheduleFault};
+pub use document::ScheduleDocument;
 pub use due::{Due, Progress};
 
 /// What becomes of dates that passed while nothing could be started.

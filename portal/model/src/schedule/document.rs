@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Cron, Missed, Overlap, Repeated, Schedule};
+use crate::field_fault::FieldFault;
 use crate::whole_number;
 
 /// When a request is started: `at` alone, or `cron` with what belongs to it.
@@ -41,50 +42,46 @@ pub struct ScheduleDocument {
     pub count: Option<u32>,
 }
 
-/// What is wrong with a schedule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct ScheduleFault {
-    /// The field.
-    pub field: &'static str,
-    /// A sentence.
-    pub detail: String,
-}
-
 impl ScheduleDocument {
     /// The schedule that it means.
     ///
     /// # Errors
-    /// [`ScheduleFault`] of the first field that is wrong.
-    pub fn checked(&self) -> Result<Schedule, ScheduleFault> {
+    /// [`FieldFault`] of the first field that is wrong.
+    pub fn checked(&self) -> Result<Schedule, FieldFault> {
         match (self.at, &self.cron) {
             (Some(at), None) => self.once(at),
             (None, Some(cron)) => self.repeated(cron).map(Schedule::Repeated),
-            (Some(_), Some(_)) => {
-                Err(fault("cron", "'at' and 'cron' exclude each other: once at a time, or again and again"))
-            }
-            (None, None) => Err(fault("at", "give a time ('at'), or dates that come again and again ('cron')")),
+            (Some(_), Some(_)) => Err(FieldFault::new(
+                "schedule.cron",
+                "'schedule.at' and 'schedule.cron' exclude each other: once at a time, or again and again",
+            )),
+            (None, None) => Err(FieldFault::new(
+                "schedule.at",
+                "give a time ('schedule.at'), or dates that come again and again ('schedule.cron')",
+            )),
         }
     }
 
-    fn once(&self, at: Timestamp) -> Result<Schedule, ScheduleFault> {
+    fn once(&self, at: Timestamp) -> Result<Schedule, FieldFault> {
         let others = [
-            ("zone", self.zone.is_some()),
-            ("missed", self.missed.is_some()),
-            ("overlap", self.overlap.is_some()),
-            ("until", self.until.is_some()),
-            ("count", self.count.is_some()),
+            ("schedule.zone", self.zone.is_some()),
+            ("schedule.missed", self.missed.is_some()),
+            ("schedule.overlap", self.overlap.is_some()),
+            ("schedule.until", self.until.is_some()),
+            ("schedule.count", self.count.is_some()),
         ];
         match others.into_iter().find(|(_, is_given)| *is_given) {
-            Some((field, _)) => Err(fault(field, format!("'{field}' belongs to 'cron'; 'at' is one time"))),
+            Some((field, _)) => {
+                Err(FieldFault::new(field, format!("'{field}' belongs to 'schedule.cron'; 'schedule.at' is one time")))
+            }
             None => Ok(Schedule::Once(at)),
         }
     }
 
-    fn repeated(&self, cron: &str) -> Result<Repeated, ScheduleFault> {
-        let cron = Cron::parse(cron).map_err(|error| fault("cron", error.to_string()))?;
+    fn repeated(&self, cron: &str) -> Result<Repeated, FieldFault> {
+        let cron = Cron::parse(cron).map_err(|error| FieldFault::new("schedule.cron", error.to_string()))?;
         if self.count.is_some_and(|count| !(1..=1_000_000).contains(&count)) {
-            return Err(fault("count", "the number of starts must be 1 to 1000000"));
+            return Err(FieldFault::new("schedule.count", "the number of starts must be 1 to 1000000"));
         }
         Ok(Repeated {
             cron,
@@ -97,16 +94,15 @@ impl ScheduleDocument {
     }
 }
 
-fn zone(name: &str) -> Result<TimeZone, ScheduleFault> {
+fn zone(name: &str) -> Result<TimeZone, FieldFault> {
     // Looked up by name only: 'local' and offsets would mean another zone on another portal.
     let known = name.len() <= 64 && !name.eq_ignore_ascii_case("local");
     let found = known.then(|| TimeZone::get(name).ok()).flatten();
     found.ok_or_else(|| {
         let shown: String = name.chars().filter(|character| !character.is_control()).take(64).collect();
-        fault("zone", format!("there is no zone '{shown}'; zones are written like Europe/Zurich, or UTC"))
+        FieldFault::new(
+            "schedule.zone",
+            format!("there is no zone '{shown}'; zones are written like Europe/Zurich, or UTC"),
+        )
     })
-}
-
-fn fault(field: &'static str, detail: impl Into<String>) -> ScheduleFault {
-    ScheduleFault { field, detail: detail.into() }
 }

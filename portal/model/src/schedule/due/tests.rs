@@ -96,7 +96,7 @@ fn documents_say_what_is_wrong_with_which_field() {
     let wrong = [
         ("{}", "at", "give a time"),
         (r#"{"at": "2027-01-01T00:00:00Z", "cron": "* * * * *"}"#, "cron", "exclude each other"),
-        (r#"{"at": "2027-01-01T00:00:00Z", "zone": "UTC"}"#, "zone", "belongs to 'cron'"),
+        (r#"{"at": "2027-01-01T00:00:00Z", "zone": "UTC"}"#, "zone", "belongs to 'schedule.cron'"),
         (r#"{"cron": "* * * *"}"#, "cron", "five fields"),
         (r#"{"cron": "* * * * *", "zone": "Mars/Olympus"}"#, "zone", "there is no zone 'Mars/Olympus'"),
         (r#"{"cron": "* * * * *", "zone": "local"}"#, "zone", "there is no zone 'local'"),
@@ -106,7 +106,7 @@ fn documents_say_what_is_wrong_with_which_field() {
     ];
     for (text, field, sentence) in wrong {
         let fault = read(text).unwrap_err();
-        assert_eq!(fault.field, field, "{text}");
+        assert_eq!(fault.field, format!("schedule.{field}"), "{text}");
         assert!(fault.detail.contains(sentence), "{text}: {}", fault.detail);
     }
 }
