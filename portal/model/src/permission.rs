@@ -115,9 +115,9 @@ actions! {
     /// See one person.
     UserShow, "user.show", Scoped(PeopleRead), false,                      [Any Any Own Own Any];
     /// Make a person's account.
-    UserCreate, "user.create", Scoped(PeopleWrite), true,                  [Any None None None None];
+    UserCreate, "user.create", Never, true,                                [Any None None None None];
     /// Change a person's name, address or state.
-    UserEdit, "user.edit", Scoped(PeopleWrite), true,                      [Any None None None None];
+    UserEdit, "user.edit", Never, true,                                    [Any None None None None];
     /// Give or take roles.
     UserRoles, "user.roles", Never, true,                                  [Any None None None None];
     /// Make a link by which a person sets a new password.
@@ -135,7 +135,7 @@ actions! {
     /// See settings.
     SettingsShow, "settings.show", Scoped(SettingsRead), false,            [Any Any None None Any];
     /// Change settings.
-    SettingsEdit, "settings.edit", Scoped(SettingsWrite), true,            [Any None None None None];
+    SettingsEdit, "settings.edit", Never, true,                            [Any None None None None];
     /// See identity providers.
     ProviderList, "provider.list", Scoped(SettingsRead), false,            [Any None None None Any];
     /// Make, change or delete an identity provider.
@@ -195,6 +195,14 @@ mod tests {
             SelfEdit,
             StepUp,
         ] {
+            assert_eq!(action.token(), TokenAccess::Never, "{action:?}");
+        }
+    }
+
+    /// A token proves nothing about who holds it now: what a person must prove first, none does.
+    #[test]
+    fn no_token_does_what_needs_a_recent_proof() {
+        for action in Action::ALL.iter().filter(|action| action.needs_step_up()) {
             assert_eq!(action.token(), TokenAccess::Never, "{action:?}");
         }
     }

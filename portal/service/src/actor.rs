@@ -24,6 +24,8 @@ pub struct Actor {
     pub has_second_factor: bool,
     /// When they last proved who they are.
     pub proved_at: Option<Timestamp>,
+    /// Whether that was by logging in, and not since.
+    pub has_only_logged_in: bool,
     /// The address that they ask from.
     pub address: Option<String>,
     /// The request's number in the log.
@@ -90,6 +92,7 @@ impl Actor {
             scopes: None,
             has_second_factor: false,
             proved_at: None,
+            has_only_logged_in: false,
             address: None,
             request: None,
             idempotency: None,
@@ -170,6 +173,19 @@ impl Actor {
             return Err(Fault::new(Problem::StepUpNeeded, detail));
         }
         Ok(reach)
+    }
+
+    /// Refuses whoever has proved who they are by logging in only: a cookie that was stolen just
+    /// after that must not take the account away from its owner.
+    ///
+    /// # Errors
+    /// [`Problem::StepUpNeeded`].
+    pub fn check_own_proof(&self) -> Result<(), Fault> {
+        if self.has_only_logged_in {
+            let detail = "this needs your password or a code again, also shortly after logging in";
+            return Err(Fault::new(Problem::StepUpNeeded, detail));
+        }
+        Ok(())
     }
 
     fn has_proved(&self, now: Timestamp, step_up_seconds: u32) -> bool {

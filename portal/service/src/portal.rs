@@ -1,5 +1,7 @@
 //! The portal: its database, its seams to the world, and what it keeps in memory.
 
+use std::sync::atomic::AtomicI64;
+
 use culvert_portal_model::audit::Who;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
@@ -41,6 +43,8 @@ pub struct Portal {
     pub settings: CurrentSettings,
     /// What is known of identity providers.
     pub providers: ProviderCache,
+    /// The number of the last entry of the audit trail that this portal has seen.
+    pub end_seen: AtomicI64,
     /// Rung after each commit that said something: the sequencer listens.
     pub said: Notify,
     /// Rung after events got their numbers: those who follow listen.
@@ -76,6 +80,7 @@ impl Portal {
             credentials: Credentials::default(),
             settings,
             providers: ProviderCache::default(),
+            end_seen: AtomicI64::new(0),
             said: Notify::new(),
             numbered: Notify::new(),
             due: Notify::new(),

@@ -10,6 +10,7 @@
 //! A row that cannot be read would stop everything behind it for ever. It is set aside, and the
 //! trail says so.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use culvert_portal_model::audit::{AuditEntry, Outcome, Who};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use crate::chain::{AUDIT, EVENTS, chain_hash, head_message};
 use crate::fault::Fault;
 use crate::portal::Portal;
+use crate::signing::is_signed;
 use crate::tally::Counted;
 use crate::webhooks::fan_out::FanOut;
 
@@ -83,6 +85,28 @@ pub async fn number_all(portal: &Portal) -> Result<(), Fault> {
     }
 }
 
+/// Refuses to go on from an end of the trail that this portal's key has not signed, or that lies
+/// before one that this portal has seen: with its signature, what somebody has written in its place
+/// would become the trail.
+fn check_end(portal: &Portal, end: &Head) -> Result<(), Fault> {
+    if !is_signed(&portal.signing.public_key(), &head_message(end.number, &end.hash), &end.signature) {
+        return Err(Fault::internal(format!(
+            "the end of the audit trail (entry {}) is not signed by the portal's key: somebody has written to the \
+             database; 'culvert-portal audit verify' says more",
+            end.number
+        )));
+    }
+    let seen = portal.end_seen.fetch_max(end.number, Ordering::Relaxed);
+    if end.number < seen {
+        return Err(Fault::internal(format!(
+            "the audit trail ends with entry {}, and this portal has seen entry {seen}: its end was cut while the \
+             portal ran",
+            end.number
+        )));
+    }
+    Ok(())
+}
+
 /// The rows of one transaction.
 struct Round<'a> {
     portal: &'a Portal,
@@ -104,6 +128,7 @@ impl<'a> Round<'a> {
     async fn begin(portal: &'a Portal, writing: &mut Writing) -> Result<Self, Fault> {
         // Whoever holds the ends is the sequencer; others wait here, and find the outbox empty.
         let chain = outbox::hold(writing, AUDIT).await?;
+        check_end(portal, &chain)?;
         let sequence = outbox::hold(writing, EVENTS).await?;
         let began = (chain.number, sequence.number);
         Ok(Self { portal, chain, sequence, began, fan_out: FanOut::default(), set_aside: 0 })
@@ -112,6 +137,9 @@ impl<'a> Round<'a> {
     async fn append(&mut self, writing: &mut Writing, taken: Taken) -> Result<(), Fault> {
         let unreadable = match taken {
             Taken::Unreadable(row) => row,
+            Taken::Said(said) if !self.portal.has_said(&said) => {
+                Unreadable::of(said, "it does not have the portal's mark: something else has written it".to_owned())
+            }
             Taken::Said(said) => match said.said {
                 Said::Audit => match serde_json::from_str(&said.body) {
                     Ok(entry) => return Ok(self.append_entry(writing, entry, said.body).await?),

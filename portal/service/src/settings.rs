@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::actor::Actor;
 use crate::current_settings::NAME;
 use crate::fault::Fault;
+use crate::input;
 use crate::portal::Portal;
 use crate::trail::Change;
 
@@ -31,6 +32,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, new: &Settings, version: i64) 
     if let Some(fault) = new.fault() {
         return Err(Fault::of_field("settings", fault));
     }
+    new.notice.lines().try_for_each(|line| input::line("notice", line, 0, 1_000).map(drop))?;
     let mut writing = portal.database.write().await?;
     let (old, _): (Settings, i64) = settings::get(&mut writing, NAME).await?.unwrap_or_default();
     if !settings::put(&mut writing, NAME, new, version).await? {

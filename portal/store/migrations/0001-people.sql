@@ -204,12 +204,14 @@ CREATE INDEX idempotency_by_time ON idempotency (created_at);
 
 -- What a transaction says of its change, until the sequencer has given it a number. Numbers are
 -- given in the order of commits, so that nobody who reads on from a number misses an earlier one.
+-- By its mark the portal knows that it has written a row itself: what it numbers it also signs.
 CREATE TABLE outbox (
     id TEXT NOT NULL PRIMARY KEY,
     kind TEXT NOT NULL,
     owner TEXT,
     body TEXT NOT NULL,
-    at BIGINT NOT NULL
+    at BIGINT NOT NULL,
+    mark TEXT NOT NULL
 );
 
 CREATE TABLE audit (

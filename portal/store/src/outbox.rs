@@ -37,6 +37,22 @@ pub struct OutboxRow {
     pub body: String,
     /// When.
     pub at: Timestamp,
+    /// By what the portal knows that it has written the row.
+    pub mark: String,
+}
+
+impl OutboxRow {
+    /// What the mark is of.
+    #[must_use]
+    pub fn marked(&self) -> [Vec<u8>; 5] {
+        [
+            self.id.text().into_bytes(),
+            word(self.said, &self.kind).into_bytes(),
+            self.owner.map(Id::text).unwrap_or_default().into_bytes(),
+            self.body.clone().into_bytes(),
+            self.at.as_microsecond().to_string().into_bytes(),
+        ]
+    }
 }
 
 /// The prefix under which an entry's kind is kept.
@@ -47,12 +63,13 @@ const AUDIT: &str = "audit";
 /// # Errors
 /// [`StoreError`].
 pub async fn insert(writing: &mut Writing, said: &OutboxRow) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO outbox (id, kind, owner, body, at) VALUES ($1, $2, $3, $4, $5)")
+    sqlx::query("INSERT INTO outbox (id, kind, owner, body, at, mark) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(said.id.text())
         .bind(word(said.said, &said.kind))
         .bind(said.owner.map(Id::text))
         .bind(said.body.clone())
         .bind(said.at.as_microsecond())
+        .bind(said.mark.clone())
         .execute(writing.connection())
         .await?;
     Ok(())
@@ -104,7 +121,7 @@ impl Unreadable {
 /// # Errors
 /// [`StoreError`].
 pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<Taken>, StoreError> {
-    let query = sqlx::query("SELECT id, kind, owner, body, at FROM outbox ORDER BY id LIMIT $1").bind(most);
+    let query = sqlx::query("SELECT id, kind, owner, body, at, mark FROM outbox ORDER BY id LIMIT $1").bind(most);
     let rows: Vec<Taken> = query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
     for taken in &rows {
         let id = match taken {
@@ -237,5 +254,6 @@ fn said_of_row(row: &AnyRow) -> Result<OutboxRow, StoreError> {
         owner: row::id_or_none(row, "owner")?,
         body: row::text(row, "body")?,
         at: row::time(row, "at")?,
+        mark: row::text(row, "mark")?,
     })
 }

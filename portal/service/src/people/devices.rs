@@ -26,7 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{DEVICE_CODES_OF_ACCOUNT, LINKS_OF_ADDRESS};
+use crate::limits::{DEVICE_CODES_OF_ACCOUNT, LINKS_OF_ADDRESS, one_client};
 use crate::people::tokens;
 use crate::people::tokens::TokenWish;
 use crate::portal::Portal;
@@ -63,7 +63,7 @@ pub struct Approval {
 /// [`Problem::TooMany`] from this address; [`Problem::InvalidValue`].
 pub async fn start(portal: &Portal, actor: &Actor, client: &str, scopes: &[Scope]) -> Result<DeviceCode, Fault> {
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LINKS_OF_ADDRESS, &address).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(&address)).await?;
     let client = input::line("client", client, 1, 100)?;
     let scopes = wanted(scopes)?;
     let secret = make(Kind::Device, &*portal.seams.randomness);
@@ -129,6 +129,8 @@ pub async fn approve(portal: &Portal, actor: &Actor, user_code: &str, approval: 
     if days == 0 || days > most {
         return Err(Fault::of_field("days", format!("a token is good for 1 to {most} days, not {days}")));
     }
+    // Told to the person rather than to the device, which can do nothing about it.
+    tokens::check_room(&mut portal.database.read().await?, actor.oneself()?).await?;
     decide(portal, actor, user_code, |device| {
         if let Some(scopes) = &approval.scopes {
             let scopes = wanted(scopes)?;

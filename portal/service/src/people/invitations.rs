@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::LINKS_OF_ADDRESS;
+use crate::limits::{LINKS_OF_ADDRESS, one_client};
 use crate::people::accounts;
 use crate::people::accounts::NewUser;
 use crate::portal::Portal;
@@ -122,7 +122,7 @@ pub async fn withdraw(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Faul
 /// # Errors
 /// [`Problem::Spent`] if it is no longer good.
 pub async fn accept(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser) -> Result<User, Fault> {
-    portal.take_now(LINKS_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let spent = || Fault::new(Problem::Spent, "the invitation is no longer good: ask for a new one");
     let secret_hash = hash(Kind::Invitation, secret).ok_or_else(spent)?;
     if new.password.is_none() {

@@ -17,7 +17,9 @@ use jiff::SignedDuration;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ACCOUNT, LOGIN_OF_ADDRESS, LOGIN_OF_PAIR, network};
+use crate::limits::{
+    CODES_OF_ACCOUNT, LOGIN_OF_ACCOUNT, LOGIN_OF_ADDRESS, LOGIN_OF_NETWORK, LOGIN_OF_PAIR, network, one_client,
+};
 use crate::people::accounts;
 use crate::people::passwords::Place;
 use crate::people::second_factor;
@@ -136,11 +138,13 @@ pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change)
 async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     // What cannot be a name is nobody's, and is looked for all the same.
     let name = input::login_name("name", attempt.name).unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, attempt.address).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(attempt.address)).await?;
     let row = users::by_name(&mut portal.database.read().await?, &name).await?;
     let place = place_of(portal, row.as_ref(), attempt.address).await?;
     let pair = pair_key(&name, attempt.address);
     portal.take_now(LOGIN_OF_PAIR, &pair).await?;
+    let shown: String = name.chars().take(64).collect();
+    portal.take_now(LOGIN_OF_NETWORK, &format!("{shown} {}", network(attempt.address))).await?;
     if place == Place::Unknown {
         portal.take_now(LOGIN_OF_ACCOUNT, &name).await?;
     }
@@ -158,6 +162,10 @@ async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str
     let needs_code = second_factor::is_set_up(&mut portal.database.read().await?, &row).await?;
     if needs_code {
         if attempt.code.is_none() {
+            // Who knows the password is one step from getting in: that is written down.
+            let nobody = Actor::nobody(Some(attempt.address.to_owned()), attempt.request.clone());
+            let change = Change::of("session", row.id).to(&"the password was right; a code was not given");
+            note_refused(portal, &nobody, change).await?;
             let detail = "give a code of your second factor, or a recovery code";
             return Err(Fault::new(Problem::SecondFactorNeeded, detail));
         }
@@ -204,5 +212,5 @@ fn wrong() -> Fault {
 }
 
 fn pair_key(name: &str, address: &str) -> String {
-    format!("{} {}", name.chars().take(64).collect::<String>(), network(address))
+    format!("{} {}", name.chars().take(64).collect::<String>(), one_client(address))
 }

@@ -90,7 +90,39 @@ fn is_trivial(password: &str, names: &[&str]) -> bool {
         let name = name.to_lowercase();
         text.contains(&name) && text.replace(&name, "").chars().count() < 4
     });
-    repeats || climbs || beside_rows(&folded) < 4 || named
+    repeats || climbs || beside_rows(&folded) < 4 || named || is_of_words_that_all_know(&folded)
+}
+
+/// Words that stand for "password" everywhere, and those of this service.
+const KNOWN_WORDS: [&str; 16] = [
+    "password",
+    "passwort",
+    "passwd",
+    "changeme",
+    "letmein",
+    "welcome",
+    "secret",
+    "admin",
+    "administrator",
+    "root",
+    "login",
+    "test",
+    "culvert",
+    "portal",
+    "transfer",
+    "node",
+];
+
+/// Whether nothing is in it but such words, digits and signs.
+fn is_of_words_that_all_know(folded: &[char]) -> bool {
+    let letters: String = folded.iter().filter(|character| character.is_alphabetic()).collect();
+    let mut rest = letters.as_str();
+    let mut longest_first = KNOWN_WORDS;
+    longest_first.sort_unstable_by_key(|word| std::cmp::Reverse(word.len()));
+    while let Some(word) = longest_first.iter().find(|word| rest.starts_with(**word)) {
+        rest = &rest[word.len()..];
+    }
+    rest.is_empty() && !letters.is_empty()
 }
 
 /// How many characters are not in a piece of a keyboard's row, in either direction.
@@ -148,11 +180,17 @@ mod tests {
             "ada lovelace",
             "Ada Lovelace1",
             "abcabcabcabc",
+            "Password123!",
+            "culvert-portal",
+            "adminadmin123",
+            "2026-culvert-admin",
         ] {
             assert!(refusal(trivial).contains("simple pattern"), "{trivial}");
         }
         assert!(refusal("PasswordPassword").contains("everybody tries"));
         check("correct horse battery staple", &["ada"], None).unwrap();
+        check("passwords of penguins", &["ada"], None).unwrap();
+        check("4715 8230 9962", &["ada"], None).unwrap();
         check("äöüßäöüßéèêx", &["ada"], None).unwrap();
     }
 

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ADDRESS};
+use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ADDRESS, one_client};
 use crate::oidc::exchange::{self, Client};
 use crate::oidc::groups::Groups;
 use crate::oidc::id_token::{Claims, Expected};
@@ -145,7 +145,7 @@ pub async fn begin(
         Purpose::Link => portal.permit(actor, Action::IdentityLink).await.and_then(|_| actor.oneself().map(Some))?,
         Purpose::Prove => portal.permit(actor, Action::StepUp).await.and_then(|_| actor.oneself().map(Some))?,
     };
-    portal.take_now(LOGIN_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let next = input::path("next", next)?;
     let row = providers::by_name(&mut portal.database.read().await?, name).await?;
     let row = row.filter(|row| row.provider.enabled).ok_or_else(|| Fault::not_found("identity provider"))?;
@@ -187,7 +187,7 @@ pub async fn begin(
 /// [`Problem::BadGateway`], [`Problem::NotLinked`], [`Problem::AccountInactive`],
 /// [`Problem::Conflict`].
 pub async fn arrive(portal: &Portal, actor: &Actor, back: &Return<'_>) -> Result<Arrival, Fault> {
-    portal.take_now(LOGIN_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let begun = remembered(portal, back).await?;
     let row = providers::by_id(&mut portal.database.read().await?, begun.provider).await?;
     let row = row.filter(|row| row.provider.enabled).ok_or_else(|| Fault::not_found("identity provider"))?;
@@ -221,7 +221,7 @@ pub async fn finish(
 ) -> Result<LoggedIn, Fault> {
     let spent = || Fault::new(Problem::Spent, "log in with your identity provider again");
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, &address).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(&address)).await?;
     let secret_hash = browser.and_then(|secret| hash(Kind::Ceremony, secret)).ok_or_else(spent)?;
     let mut writing = portal.database.write().await?;
     let waiting: Option<Waiting> = ceremonies::find(&mut writing, SECOND_FACTOR, &secret_hash, portal.now()).await?;

@@ -126,6 +126,11 @@ pub async fn edit(
         let detail = "people have identities at this issuer: add the other one as a provider of its own";
         return Err(Fault { field: Some("issuer"), ..Fault::new(Problem::Conflict, detail) });
     }
+    // The secret is the former issuer's: the other one must not be sent it.
+    if moves && before.client_secret.is_some() && wish.client_secret.is_none() {
+        let detail = "another issuer needs a secret of its own: give it, or an empty one";
+        return Err(Fault::of_field("client_secret", detail));
+    }
     if !providers::replace(&mut writing, &after, version).await.map_err(taken)? {
         return Err(Fault::changed("identity provider"));
     }

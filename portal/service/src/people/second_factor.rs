@@ -101,6 +101,7 @@ pub async fn confirm(portal: &Portal, actor: &Actor, code: &str) -> Result<Vec<S
 /// [`Fault`].
 pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     portal.permit(actor, Action::SecondFactorChange).await?;
+    actor.check_own_proof()?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let mut row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -124,6 +125,7 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
 /// [`Problem::Conflict`] if there is no second factor.
 pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<String>, Fault> {
     portal.permit(actor, Action::SecondFactorChange).await?;
+    actor.check_own_proof()?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -182,7 +184,7 @@ pub(crate) async fn new_recovery_codes(
     row: &UserRow,
 ) -> Result<Vec<String>, Fault> {
     let codes: Vec<String> =
-        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<12>(&*portal.seams.randomness))).collect();
+        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<16>(&*portal.seams.randomness))).collect();
     let hashes: Vec<String> = codes.iter().map(|code| recovery_hash(row, code)).collect();
     recovery_codes::replace(writing, row.id, &hashes).await?;
     Ok(codes)
@@ -213,7 +215,7 @@ fn totp(secret: &[u8]) -> Totp {
         .build_noncompliant()
 }
 
-/// 96 random bits need no slow hash; the account is in it, so that no code is good for another.
+/// 128 random bits need no slow hash; the account is in it, so that no code is good for another.
 fn recovery_hash(row: &UserRow, code: &str) -> String {
     let text = format!("culvert recovery code\n{}\n{code}", row.id);
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref())

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 
 use crate::actor::Actor;
 use crate::fault::Fault;
-use crate::limits::LINKS_OF_ADDRESS;
+use crate::limits::{LINKS_OF_ADDRESS, one_client};
 use crate::people::accounts;
 use crate::people::accounts::NewUser;
 use crate::portal::Portal;
@@ -54,7 +54,7 @@ pub async fn link(portal: &Portal) -> Result<Option<SecretLink>, Fault> {
 /// [`Problem::Spent`] if the link is not good any more.
 pub async fn set_up(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser) -> Result<User, Fault> {
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LINKS_OF_ADDRESS, &address).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(&address)).await?;
     let spent =
         || Fault::new(Problem::Spent, "the setup link is no longer good: the portal prints a new one when it starts");
     if new.password.is_none() {

@@ -6,7 +6,7 @@ use culvert_portal_model::people::{NewToken, Token};
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::scope::Scope;
-use culvert_portal_store::{Writing, tokens};
+use culvert_portal_store::{Reads, Writing, tokens};
 use jiff::SignedDuration;
 
 use crate::actor::Actor;
@@ -52,11 +52,6 @@ pub async fn create(portal: &Portal, actor: &Actor, wish: &TokenWish) -> Result<
         return Err(Fault::of_field("days", format!("a token is good for 1 to {most} days, not {}", wish.days)));
     }
     let mut writing = portal.database.write().await?;
-    let page = PageRequest { after: None, rows: TOKENS_MAX };
-    if tokens::list(&mut writing, Some(user), &page).await?.len() >= TOKENS_MAX as usize {
-        let detail = format!("you have {TOKENS_MAX} tokens, the most that one person may have: revoke some");
-        return Err(Fault::new(Problem::Conflict, detail));
-    }
     let made = insert(portal, &mut writing, user, wish).await?;
     let change = Change::of("token", made.token.id).to(&made.token);
     portal.record(&mut writing, actor, Action::TokenCreate, change).await?;
@@ -80,6 +75,16 @@ pub async fn revoke(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
     Ok(())
 }
 
+/// Refuses another token to whoever has as many as one person may have.
+pub(crate) async fn check_room(reads: &mut impl Reads, user: Id) -> Result<(), Fault> {
+    let page = PageRequest { after: None, rows: TOKENS_MAX };
+    if tokens::list(reads, Some(user), &page).await?.len() < TOKENS_MAX as usize {
+        return Ok(());
+    }
+    let detail = format!("there are {TOKENS_MAX} tokens, the most that one person may have: revoke some");
+    Err(Fault::new(Problem::Conflict, detail))
+}
+
 /// Makes a token in a transaction.
 pub(crate) async fn insert(
     portal: &Portal,
@@ -87,6 +92,7 @@ pub(crate) async fn insert(
     user: Id,
     wish: &TokenWish,
 ) -> Result<NewToken, Fault> {
+    check_room(writing, user).await?;
     let name = input::line("name", &wish.name, 1, 100)?;
     input::at_most("scopes", &wish.scopes, Scope::ALL.len())?;
     if wish.scopes.is_empty() {

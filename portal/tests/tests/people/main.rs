@@ -10,4 +10,5 @@ mod joining;
 mod leaving;
 mod logging_in;
 mod second_factors;
+mod stolen;
 mod tokens;

@@ -178,7 +178,7 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("POST", "/api/v1/password-resets") => json!({ "who": "owner" }),
         ("POST", "/api/v1/password-resets/complete") => json!({ "secret": secret("lnk"), "password": PASSWORD }),
         ("PATCH", "/api/v1/me") | ("PATCH", "/api/v1/users/{id}") => json!({ "display_name": "Walker" }),
-        ("PUT", "/api/v1/me/password") => json!({ "password": "aaaaaaaaaaaaaa" }),
+        ("PUT", "/api/v1/me/password") => json!({ "current": "this is not the one", "password": "aaaaaaaaaaaaaa" }),
         ("POST", "/api/v1/me/step-up") => json!({ "password": "this is not the one" }),
         ("POST", "/api/v1/me/second-factor" | "/api/v1/me/recovery-codes" | "/api/v1/users/{id}/reset-link") => {
             return None;
