@@ -115,7 +115,8 @@ on_both_databases! {
         let mut limited = 0;
         for number in 0..45 {
             let address = format!("2001:db8:1:2::{number:x}");
-            let attempt = Attempt { address: &address, ..attempt(&format!("nobody-{number}"), PASSWORD) };
+            let name = format!("nobody-{number}");
+            let attempt = Attempt { address: &address, ..attempt(&name, PASSWORD) };
             let fault = login::log_in(&room.portal, &attempt).await.unwrap_err();
             limited += usize::from(fault.problem == Problem::TooMany);
         }
