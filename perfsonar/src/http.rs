@@ -39,6 +39,21 @@ pub enum Trust {
     Insecure,
 }
 
+impl Trust {
+    /// The trust that the word of a setting or option names.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn of_word(word: &str, ca_file: Option<std::path::PathBuf>, pin: Option<String>) -> Result<Self, String> {
+        match word {
+            "ca" => Ok(Self::Ca(ca_file)),
+            "pin" => Ok(Self::Pin(pin)),
+            "insecure" => Ok(Self::Insecure),
+            _ => Err(format!("unknown trust '{word}': write ca, pin or insecure")),
+        }
+    }
+}
+
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -197,14 +212,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Answer, HttpError> {
         let bad = || HttpError::Url(url.to_owned());
-        let uri: Uri = url.parse().map_err(|_| bad())?;
-        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
-        let is_tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(bad()),
-        };
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let Place { uri, host, port, is_tls } = Place::of(url)?;
         let to = authority(url);
         let connect = |reason: String| HttpError::Connect { to: to.clone(), reason };
         let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| connect(error.to_string()))?;
@@ -260,6 +268,48 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
     let key = ParsedCertificate::try_from(certificate).map(|parsed| parsed.subject_public_key_info().to_vec());
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_deref().unwrap_or(certificate));
     format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
+}
+
+/// Checks a URL before it is used.
+///
+/// # Errors
+/// [`HttpError::Url`].
+pub fn check_url(url: &str) -> Result<(), HttpError> {
+    let place = Place::of(url)?;
+    if place.is_tls && ServerName::try_from(place.host).is_err() {
+        return Err(HttpError::Url(url.to_owned()));
+    }
+    Ok(())
+}
+
+/// A URL, taken apart for a connection.
+struct Place {
+    uri: Uri,
+    host: String,
+    port: u16,
+    is_tls: bool,
+}
+
+impl Place {
+    fn of(url: &str) -> Result<Self, HttpError> {
+        let bad = || HttpError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        // A port that is no number, or is too large, is not the default.
+        let authority = uri.authority().ok_or_else(bad)?.as_str();
+        let has_port = authority.rsplit(['@', ']']).next().is_some_and(|end| end.contains(':'));
+        let port = match uri.port_u16() {
+            Some(0) => return Err(bad()),
+            None if has_port => return Err(bad()),
+            port => port.unwrap_or(if is_tls { 443 } else { 80 }),
+        };
+        if host.is_empty() { Err(bad()) } else { Ok(Self { uri, host, port, is_tls }) }
+    }
 }
 
 /// Host and port of a URL, without its login.

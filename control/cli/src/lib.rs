@@ -42,6 +42,7 @@ pub mod scratch_directory;
 pub mod second_node;
 pub mod send;
 pub mod ssh;
+pub mod state_to_read;
 pub mod status;
 pub mod system_node;
 pub mod transfer;

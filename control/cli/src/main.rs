@@ -1,6 +1,7 @@
 //! The `culvert` program: parses the command line, runs the command, and reports its error.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
@@ -22,10 +23,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return report_parse_error(&error, &arguments),
     };
-    match culvert_cli::run(cli) {
+    match culvert_cli::run(cli).and_then(|code| report::finish().map(|()| code)) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
-            say_aside!("culvert: {}", plain_lines(&remedies::without_repetition(&error.to_string())));
+            say_error(&error);
             if asks_for_json(&matches) && !report::has_answered() {
                 // Standard output may be what failed.
                 let _ = report::print_json(&error.answer());
@@ -35,10 +36,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn say_error(error: &CommandError) {
+    say_aside!("culvert: {}", plain_lines(&remedies::without_repetition(&error.to_string())));
+}
+
 /// Reports a command line that does not parse, or shows the help or version that it asks for.
 fn report_parse_error(error: &Error, arguments: &[OsString]) -> ExitCode {
-    // Standard output or error may be closed.
-    let _ = error.print();
+    let printed = report::outcome(error.print().and_then(|()| std::io::stdout().flush()));
+    // Nobody can be told that standard error cannot be written.
+    if let (Err(unwritten), false) = (&printed, error.use_stderr()) {
+        say_error(unwritten);
+        return ExitCode::from(unwritten.exit_code);
+    }
     if error.use_stderr() && arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
         let _ = report::print_json(&CommandError::misspelled(error).answer());
     }
