@@ -140,13 +140,7 @@ fn asking(actor: &Actor) -> Result<Id, Fault> {
 }
 
 /// Removes a token, and says so in the trail.
-async fn end(
-    portal: &Portal,
-    mut writing: Writing,
-    actor: &Actor,
-    token: &Token,
-    action: Action,
-) -> Result<(), Fault> {
+async fn end(portal: &Portal, mut writing: Writing, actor: &Actor, token: &Token, action: Action) -> Result<(), Fault> {
     tokens::delete(&mut writing, token.id).await?;
     portal.record(&mut writing, actor, action, Change::of("token", token.id).from(token)).await?;
     portal.commit(writing).await?;
