@@ -9,6 +9,16 @@ use crate::numbers::number_in;
 
 /// What a token may do if nobody says.
 const SCOPES: [&str; 2] = ["transfers:read", "transfers:write"];
+/// What a portal knows (`portal/model/src/scope.rs`; a test of the portal compares).
+const KNOWN_SCOPES: [&str; 7] = [
+    "transfers:read",
+    "transfers:write",
+    "people:read",
+    "people:write",
+    "settings:read",
+    "settings:write",
+    "audit:read",
+];
 /// The most days that a portal knows.
 const DAYS_MAX: u32 = 3_650;
 
@@ -56,8 +66,10 @@ pub struct LoginArgs {
 /// A token that somebody wants.
 #[derive(Clone, Debug, Args)]
 pub struct WantedToken {
-    /// What the token may do; may be repeated [default: transfers:read,transfers:write]
-    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
+    /// What the token may do: transfers:read, transfers:write, people:read, people:write,
+    /// settings:read, settings:write, audit:read; may be repeated [default:
+    /// transfers:read,transfers:write]
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = KNOWN_SCOPES, hide_possible_values = true)]
     pub scopes: Vec<String>,
     /// For how many days the token is good [default: 90, or as many as the portal permits]
     #[arg(long, value_name = "N", value_parser = number_in(1..=DAYS_MAX))]

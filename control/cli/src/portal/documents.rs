@@ -46,6 +46,18 @@ impl Token {
     pub fn permits(&self) -> String {
         self.scopes.join(", ")
     }
+
+    /// Until when it is good, for people.
+    #[must_use]
+    pub fn until(&self) -> String {
+        to_the_second(self.expires_at)
+    }
+
+    /// When it was last used, for people.
+    #[must_use]
+    pub fn last_used(&self) -> String {
+        self.last_used_at.map_or_else(|| "never".to_owned(), to_the_second)
+    }
 }
 
 /// A new token.
@@ -101,4 +113,8 @@ pub struct TokenWish<'a> {
     pub scopes: &'a [String],
     /// For how many days it is good; the portal decides if absent.
     pub days: Option<u32>,
+}
+
+fn to_the_second(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }

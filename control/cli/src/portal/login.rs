@@ -58,7 +58,7 @@ pub async fn run(global: GlobalArgs, args: LoginArgs) -> Result<ExitCode, Comman
         "logged in to {} as {} until {}; the token '{}' permits {}",
         login.url,
         login.account,
-        login.token.expires_at,
+        login.token.until(),
         login.token.name,
         login.token.permits()
     );
@@ -121,7 +121,7 @@ async fn keep(
         say_aside!(
             "culvert: warning: the former token, {}, stays good until {}: {error}",
             before.token.id,
-            before.token.expires_at
+            before.token.until()
         );
     }
     Ok(login)

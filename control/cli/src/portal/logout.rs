@@ -72,6 +72,8 @@ fn remedy(login: &Login) -> String {
     format!(
         "stays good at {url} until {}: revoke it with 'culvert token revoke {} --portal {url} --account {}', or let an \
          administrator do it",
-        token.expires_at, token.id, login.account
+        token.until(),
+        token.id,
+        login.account
     )
 }

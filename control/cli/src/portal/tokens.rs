@@ -107,12 +107,13 @@ fn list(client: &PortalClient, tokens: &[Token], json: bool) -> Result<ExitCode,
         print_json(&json!({ "portal": client.url(), "tokens": tokens }))?;
         return Ok(ExitCode::Done);
     }
-    if tokens.is_empty() {
-        say("no tokens")?;
-    }
+    let width = tokens.iter().map(|token| token.permits().len()).chain(["PERMITS".len()]).max().unwrap_or(0);
+    let line = |[id, until, used, permits, name]: [&str; 5]| {
+        say(&format!("{id:ID_CHARACTERS$}  {until:20}  {used:20}  {permits:width$}  {name}"))
+    };
+    line(["ID", "UNTIL", "LAST USED", "PERMITS", "NAME"])?;
     for token in tokens {
-        let used = token.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {at}"));
-        say(&format!("{}  until {}  {used}  {}  {}", token.id, token.expires_at, token.permits(), token.name))?;
+        line([&token.id, &token.until(), &token.last_used(), &token.permits(), &token.name])?;
     }
     Ok(ExitCode::Done)
 }
@@ -154,7 +155,7 @@ fn hand_over(
         print_json(&document)?;
         return Ok(ExitCode::Done);
     }
-    let (id, until, permits) = (&token.id, token.expires_at, token.permits());
+    let (id, until, permits) = (&token.id, token.until(), token.permits());
     say_aside!("culvert: the token '{}' ({id}) is good until {until} and permits {permits}", token.name);
     match file {
         Some(file) => say(&format!("its secret is in {}", file.display()))?,

@@ -54,7 +54,7 @@ pub async fn run(global: GlobalArgs, args: WhoamiArgs) -> Result<ExitCode, Comma
         token.name,
         token.id,
         token.permits(),
-        token.expires_at
+        token.until()
     ))?;
     Ok(ExitCode::Done)
 }

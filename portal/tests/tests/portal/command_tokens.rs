@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use culvert_portal_model::scope::Scope;
 use culvert_portal_tests::command_line::{CommandLine, culvert};
 use culvert_portal_tests::process::{folder, need, or_skip, run};
 use culvert_portal_tests::program::{Browser, PASSWORD, PortalOptions, RunningPortal};
@@ -76,7 +77,7 @@ fn logging_out_of_a_portal_that_is_away() {
     portal.process.end_by(Signal::KILL);
     here.run(["whoami"]).fails(5, &["cannot connect", &portal.url[7..]]);
     let out = here.run(["logout", "--json"]);
-    let until = login["token"]["expires_at"].as_str().unwrap();
+    let until = login["token"]["expires_at"].as_str().unwrap().split('.').next().unwrap();
     let id = login["token"]["id"].as_str().unwrap();
     let line = format!("culvert token revoke {id} --portal {} --account ada", portal.url);
     out.fails(5, &["stays good", until, &line]);
@@ -141,10 +142,15 @@ fn tokens_are_listed_made_and_revoked_by_a_password() {
     assert!(fs::read_to_string(&file).unwrap().starts_with("culvert_pat_"));
     token(&to_file).fails(2, &["new.token", "it is there already"]);
     token(&[&create[..], &["--output", "/not/there/x"]].concat()).fails(3, &["/not/there/x"]);
-    token(&["create", "x", "--scope", "all"]).fails(2, &["scope"]);
+    token(&["create", "x", "--scope", "all"]).fails(2, &["'all'", "transfers:read", "audit:read"]);
     token(&["create", "x", "--days", "1000"]).fails(2, &["1 to 365 days"]);
     let names = |browser: &mut Browser| browser.get("/tokens").json()["items"].as_array().unwrap().len();
     assert_eq!(names(&mut ada), 3, "no token was made for what failed");
+    // The command knows every scope that the portal has.
+    let all = Scope::ALL.map(|scope| scope.to_string()).join(",");
+    let every = token(&["create", "everything", "--scope", &all, "--json"]).succeeds().json();
+    assert_eq!(every["token"]["scopes"].as_array().unwrap().len(), Scope::ALL.len());
+    let _ = token(&["revoke", every["token"]["id"].as_str().unwrap()]).succeeds();
     let id = document["token"]["id"].as_str().unwrap();
     token(&["revoke", &id[..4]]).fails(2, &["several"]);
     token(&["revoke", "ffff"]).fails(3, &["no token ffff"]);
