@@ -1,4 +1,5 @@
-//! A server of HTTP that says what a test wants, or hands everything on, and keeps what it was sent.
+//! A server of HTTP that says what a test wants, or hands everything on, and keeps what it was
+//! sent.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

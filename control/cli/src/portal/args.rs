@@ -69,7 +69,8 @@ pub struct WantedToken {
     /// What the token may do: transfers:read, transfers:write, people:read, people:write,
     /// settings:read, settings:write, audit:read; may be repeated [default:
     /// transfers:read,transfers:write]
-    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = KNOWN_SCOPES, hide_possible_values = true)]
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = KNOWN_SCOPES)]
+    #[arg(hide_possible_values = true)]
     pub scopes: Vec<String>,
     /// For how many days the token is good [default: 90, or as many as the portal permits]
     #[arg(long, value_name = "N", value_parser = number_in(1..=DAYS_MAX))]

@@ -209,8 +209,8 @@ impl PortalClient {
         self.asked(Method::DELETE, path, who, None).await.map(drop)
     }
 
-    /// Sends a request with a secret. Over plain HTTP, whoever listens there has shown first that it
-    /// is no redirection.
+    /// Sends a request with a secret. Over plain HTTP, whoever listens there has shown first that
+    /// it is no redirection.
     async fn asked(
         &self,
         method: Method,

@@ -1,5 +1,5 @@
-//! Being let in by somebody who has a browser (RFC 8628): this host shows a code, they confirm it at
-//! the portal, and this host, which has asked all the while, gets a token.
+//! Being let in by somebody who has a browser (RFC 8628): this host shows a code, they confirm it
+//! at the portal, and this host, which has asked all the while, gets a token.
 
 use std::time::{Duration, Instant};
 

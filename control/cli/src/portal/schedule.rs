@@ -94,7 +94,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_ends_whatever_the_portal_says(interval: u64, end: u64, told in proptest::collection::vec(0..3u8, 0..400)) {
+        fn it_ends_whatever_the_portal_says(
+            interval: u64,
+            end: u64,
+            told in proptest::collection::vec(0..3u8, 0..400),
+        ) {
             let mut schedule = PollSchedule::new(interval, end);
             let mut elapsed = Duration::ZERO;
             let mut asked = 0;
