@@ -128,8 +128,10 @@ impl PortalError {
 
 impl From<PortalError> for CommandError {
     fn from(error: PortalError) -> Self {
-        // Nearly all of it is in the portal's words.
-        Self::from_other_process(error.exit_code(), error.to_string())
+        match error {
+            PortalError::Http(..) => Self::new(error.exit_code(), error),
+            error => Self::from_other_process(error.exit_code(), error.to_string()),
+        }
     }
 }
 

@@ -107,7 +107,9 @@ fn what_is_no_portal_gets_no_token() {
     let server = ScriptedServer::start(|_| ("502 Bad Gateway".to_owned(), "<html>".to_owned()));
     here.run(["login", &format!("http://{}", server.address())]).fails(5, &["does not answer"]);
     let silent = Port::reserve();
-    here.run(["login", &format!("http://{}", silent.address())]).fails(5, &["cannot connect", "portal runs there"]);
+    let refused = here.run(["login", &format!("http://{}", silent.address()), "--json"]);
+    refused.fails(5, &["cannot connect", "portal runs there"]);
+    assert!(!refused.out.contains("os error"), "{refused:?}");
     here.run(["login", "a..b"]).fails(3, &["check the name"]);
     assert!(here.portals().is_empty());
 }

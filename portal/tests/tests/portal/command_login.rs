@@ -106,7 +106,7 @@ live_on_both_databases! {
         assert_eq!(ada.post("/device/approve", &approval).status, 204);
         part.until("ending", PATIENCE, || part.output().contains("not granted, transfers:write"));
         assert_eq!(ended(part).0, 0);
-        assert_eq!(here.portals(), [portal.url.clone()]);
+        assert_eq!(here.portals(), [portal.url.as_str()]);
     }
 }
 
@@ -225,7 +225,7 @@ fn several_portals_are_kept() {
     let first = here.run(["whoami", "--portal", &portals[0].url, "--json"]).succeeds().json();
     assert_eq!(first["portal"], json!(portals[0].url));
     let _ = here.run(["logout"]).succeeds();
-    assert_eq!(here.portals(), [portals[0].url.clone()]);
+    assert_eq!(here.portals(), [portals[0].url.as_str()]);
     here.run(["whoami", "--portal", &portals[1].url]).fails(4, &[&portals[0].url, &portals[1].url]);
 }
 
