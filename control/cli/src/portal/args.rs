@@ -31,7 +31,7 @@ const DAYS_MAX: u32 = 3_650;
         use the one that was logged in to last, or the one that --portal names."
 )]
 pub struct LoginArgs {
-    /// The portal: https://HOST[:PORT]; http:// for this host only
+    /// The portal: https://HOST or https://HOST:PORT; http:// for this host only
     #[arg(value_name = "URL")]
     pub portal: String,
     /// Use the API token in this file instead of asking for one; /dev/stdin is a file, too
