@@ -7,12 +7,19 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
 use culvert_cli::args::Cli;
 use culvert_cli::exit::CommandError;
+use culvert_cli::portal::program;
 use culvert_cli::{command_tips, remedies, report};
 use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    // Options behind the word are the portal's, even if there is one of the same name here.
+    if let Some((word, rest)) = arguments.split_first()
+        && word == program::WORD
+    {
+        return report_failure(&program::become_portal(rest), false);
+    }
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -25,15 +32,18 @@ fn main() -> ExitCode {
     };
     match culvert_cli::run(cli).and_then(|code| report::finish().map(|()| code)) {
         Ok(code) => ExitCode::from(code as u8),
-        Err(error) => {
-            say_error(&error);
-            if asks_for_json(&matches) && !report::has_answered() {
-                // Standard output may be what failed.
-                let _ = report::print_json(&error.answer());
-            }
-            ExitCode::from(error.exit_code)
-        }
+        Err(error) => report_failure(&error, asks_for_json(&matches)),
     }
+}
+
+/// Reports why a command has failed.
+fn report_failure(error: &CommandError, asks_for_json: bool) -> ExitCode {
+    say_error(error);
+    if asks_for_json && !report::has_answered() {
+        // Standard output may be what failed.
+        let _ = report::print_json(&error.answer());
+    }
+    ExitCode::from(error.exit_code)
 }
 
 fn say_error(error: &CommandError) {

@@ -67,6 +67,8 @@ pub const ROUTES: &[Route] = &[
     route("DELETE", "/api/v1/sessions/{id}", Action::SessionRevoke),
     route("GET", "/api/v1/tokens", Action::TokenList),
     route("POST", "/api/v1/tokens", Action::TokenCreate),
+    route("GET", "/api/v1/tokens/current", Action::SelfShow),
+    route("DELETE", "/api/v1/tokens/current", Action::TokenGiveUp),
     route("DELETE", "/api/v1/tokens/{id}", Action::TokenRevoke),
     route("GET", "/api/v1/device", Action::DeviceShow),
     route("POST", "/api/v1/device/approve", Action::DeviceApprove),

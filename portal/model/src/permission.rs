@@ -104,6 +104,8 @@ actions! {
     TokenCreate, "token.create", Never, true,                              [Own Own Own Own Own];
     /// Revoke an API token.
     TokenRevoke, "token.revoke", Never, false,                             [Any Own Own Own Own];
+    /// Give up the token that asks.
+    TokenGiveUp, "token.give-up", Every, false,                            [Own Own Own Own Own];
     /// See what a device without a browser wants.
     DeviceShow, "device.show", Never, false,                               [Own Own Own Own Own];
     /// Let a device without a browser log in as oneself.

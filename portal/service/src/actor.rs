@@ -126,14 +126,15 @@ impl Actor {
     }
 
     /// Refuses those who change what belongs to others, while they have no second factor, all but
-    /// what leads to one.
+    /// what leads to one, or gives rights up.
     ///
     /// # Errors
     /// [`Problem::SecondFactorMissing`].
     pub fn check_second_factor(&self, action: Action) -> Result<(), Fault> {
         let is_staff = self.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
         let leads_there =
-            [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(&action);
+            [Action::SelfShow, Action::StepUp, Action::LogOut, Action::TokenGiveUp, Action::SecondFactorChange]
+                .contains(&action);
         if !is_staff || self.has_second_factor || leads_there {
             return Ok(());
         }

@@ -63,6 +63,10 @@ def before_call(context, case, kwargs):
     if name == "changePassword" and isinstance(case.body, dict) and len(str(case.body.get("password"))) >= 12:
         # Whatever else is wrong with it: the administrator's password stays.
         case.body["password"] = PASSWORD
+    if name == "giveUpToken" and TOKEN:
+        # Another one: that which everything is asked with stays.
+        wish = {"name": "given up", "scopes": ["people:read"], "days": 1}
+        case.headers["Authorization"] = f"Bearer {call('POST', 'tokens', wish).json()['secret']}"
     if not is_meant_to_pass(case):
         return
     if isinstance(case.body, dict):

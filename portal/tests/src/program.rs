@@ -27,21 +27,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn portal() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("CULVERT_PORTAL_BIN") {
-            return path.into();
-        }
-        let this = std::env::current_exe().expect("a program knows its own file");
-        let deps = this.parent().expect("a program lies in a directory");
-        let profile = deps.parent().expect("deps lies in a profile's directory");
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "culvert-portal"]);
-        if profile.file_name().and_then(OsStr::to_str).is_some_and(|name| name != "debug") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success(), "the program under test does not build");
-        profile.join("culvert-portal")
-    })
+    PROGRAM.get_or_init(|| built("culvert-portal", "CULVERT_PORTAL_BIN"))
+}
+
+/// A program: the one that a variable names, or the one that cargo builds beside these tests.
+///
+/// # Panics
+/// If it cannot be built.
+pub(crate) fn built(package: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let this = std::env::current_exe().expect("a program knows its own file");
+    let deps = this.parent().expect("a program lies in a directory");
+    let profile = deps.parent().expect("deps lies in a profile's directory");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", package]);
+    if profile.file_name().and_then(OsStr::to_str).is_some_and(|name| name != "debug") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success(), "the program under test does not build");
+    profile.join(package)
 }
 
 /// How a portal is started.

@@ -10,7 +10,7 @@ use culvert_path::check::Side;
 use culvert_path::grades::{ms, part};
 use culvert_path::publish::{keep_pin, pins};
 use culvert_path::records::{self, PathRecord, RecordSource};
-use culvert_perfsonar::http::{Client as HttpClient, HttpError, Trust};
+use culvert_perfsonar::http::{Client as HttpClient, Trust};
 use culvert_perfsonar::pscheduler::{Client, Outcome, SchedulerError, TestKind, TestRequest};
 use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::foreign_text;
@@ -18,7 +18,7 @@ use culvert_state::StateDirectory;
 use serde::Serialize;
 
 use crate::args::GlobalArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, of_http};
 use crate::path::args::PschedulerArgs;
 use crate::report::{print_json, say};
 
@@ -66,10 +66,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
 
 fn failed(error: &SchedulerError) -> CommandError {
     let code = match error {
-        SchedulerError::Http(HttpError::PinChanged { .. }) => ExitCode::KeyChanged,
-        SchedulerError::Http(HttpError::Url(_)) => ExitCode::Usage,
-        SchedulerError::Http(HttpError::Certificate { .. }) => ExitCode::Verification,
-        SchedulerError::Http(error) if error.is_temporary() => ExitCode::Temporary,
+        SchedulerError::Http(error) => of_http(error),
         SchedulerError::Status { status, .. } if status.as_u16() == 403 => ExitCode::NotPermitted,
         SchedulerError::Status { status, .. } if status.is_server_error() => ExitCode::Temporary,
         SchedulerError::NeverEnds { .. } => ExitCode::TimedOut,

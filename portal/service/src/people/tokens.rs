@@ -1,5 +1,6 @@
 //! API tokens: for programs that do a part of what their owner may do.
 
+use culvert_portal_model::audit::Who;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::people::{NewToken, Token};
@@ -59,6 +60,28 @@ pub async fn create(portal: &Portal, actor: &Actor, wish: &TokenWish) -> Result<
     Ok(made)
 }
 
+/// The token that asks.
+///
+/// # Errors
+/// [`Problem::Conflict`] for somebody without one.
+pub async fn current(portal: &Portal, actor: &Actor) -> Result<Token, Fault> {
+    portal.permit(actor, Action::SelfShow).await?;
+    let id = asking(actor)?;
+    tokens::by_id(&mut portal.database.read().await?, id).await?.ok_or_else(|| Fault::not_found("token"))
+}
+
+/// Revokes the token that asks: whoever has it may always give it up.
+///
+/// # Errors
+/// [`Problem::Conflict`] for somebody without one.
+pub async fn give_up(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
+    portal.permit(actor, Action::TokenGiveUp).await?;
+    let id = asking(actor)?;
+    let mut writing = portal.database.write().await?;
+    let token = tokens::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("token"))?;
+    end(portal, writing, actor, &token, Action::TokenGiveUp).await
+}
+
 /// Revokes a token.
 ///
 /// # Errors
@@ -68,11 +91,7 @@ pub async fn revoke(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
     let mut writing = portal.database.write().await?;
     let token = tokens::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("token"))?;
     reach.covers(token.user, "token")?;
-    tokens::delete(&mut writing, id).await?;
-    portal.record(&mut writing, actor, Action::TokenRevoke, Change::of("token", id).from(&token)).await?;
-    portal.commit(writing).await?;
-    portal.credentials.forget();
-    Ok(())
+    end(portal, writing, actor, &token, Action::TokenRevoke).await
 }
 
 /// Refuses another token to whoever has as many as one person may have.
@@ -116,4 +135,21 @@ pub(crate) async fn insert(
     };
     tokens::insert(writing, &token, &hash(Kind::Token, &secret).unwrap_or_default()).await?;
     Ok(NewToken { token, secret })
+}
+
+/// The token by which somebody asks.
+fn asking(actor: &Actor) -> Result<Id, Fault> {
+    match actor.who {
+        Who::Token { token, .. } => Ok(token),
+        _ => Err(Fault::new(Problem::Conflict, "no token asks this: it is for programs that have one")),
+    }
+}
+
+/// Removes a token, and says so in the trail.
+async fn end(portal: &Portal, mut writing: Writing, actor: &Actor, token: &Token, action: Action) -> Result<(), Fault> {
+    tokens::delete(&mut writing, token.id).await?;
+    portal.record(&mut writing, actor, action, Change::of("token", token.id).from(token)).await?;
+    portal.commit(writing).await?;
+    portal.credentials.forget();
+    Ok(())
 }

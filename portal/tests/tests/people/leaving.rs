@@ -74,7 +74,7 @@ on_both_databases! {
         let eve = credentials::who_has_session(&room.portal, &session, ADDRESS).await.unwrap().unwrap();
         let wish = TokenWish { name: "t".to_owned(), scopes: vec![Scope::PeopleRead], days: 1 };
         let token = tokens::create(&room.portal, &eve, &wish).await.unwrap().secret;
-        let codes = devices::start(&room.portal, &browser(), "culvert", &[Scope::PeopleRead]).await.unwrap();
+        let codes = devices::start(&room.portal, &browser(), "culvert", &[Scope::PeopleRead], None).await.unwrap();
         devices::approve(&room.portal, &eve, &codes.user_code, &Approval::default()).await.unwrap();
         let link = reset::make_link(&room.portal, &ada, eve.user().unwrap()).await.unwrap().secret;
         let wish = InvitationWish { roles: vec![Role::Admin], email: None, days: 1 };

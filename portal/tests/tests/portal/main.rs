@@ -5,6 +5,10 @@
 
 mod audit;
 mod backup;
+mod command_addresses;
+mod command_login;
+mod command_portal;
+mod command_tokens;
 mod contract;
 mod devices;
 mod documentation;
