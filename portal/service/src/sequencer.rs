@@ -122,6 +122,8 @@ struct Done {
     numbered: u64,
     set_aside: u64,
     has_deliveries: bool,
+    /// The number of the trail's last entry.
+    end: i64,
 }
 
 impl<'a> Round<'a> {
@@ -213,12 +215,14 @@ impl<'a> Round<'a> {
             outbox::move_head(writing, EVENTS, &self.sequence).await?;
         }
         let numbered = u64::try_from(entries + events).unwrap_or_default();
-        Ok(Done { numbered, set_aside: self.set_aside, has_deliveries: self.fan_out.has_deliveries() })
+        let has_deliveries = self.fan_out.has_deliveries();
+        Ok(Done { numbered, set_aside: self.set_aside, has_deliveries, end: self.chain.number })
     }
 }
 
 impl Done {
     fn tell(self, portal: &Portal) {
+        portal.end_seen.fetch_max(self.end, Ordering::Relaxed);
         portal.tally.add(Counted::Numbered, self.numbered);
         portal.tally.add(Counted::SetAside, self.set_aside);
         portal.numbered.notify_waiters();

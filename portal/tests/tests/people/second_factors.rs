@@ -182,7 +182,8 @@ on_both_databases! {
                     .await
                     .is_err_and(|fault| fault.problem == Problem::SecondFactorMissing);
                 let leads_there =
-                    [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(action);
+                    [Action::SelfShow, Action::StepUp, Action::LogOut, Action::TokenGiveUp, Action::SecondFactorChange]
+                        .contains(action);
                 assert_eq!(refused, !leads_there, "{name} {action:?}");
             }
             if name == "grace" {

@@ -145,7 +145,7 @@ on_both_databases! {
             let wish = TokenWish { name: format!("token {number}"), scopes: vec![Scope::TransfersRead], days: 1 };
             tokens::create(&room.portal, &ada, &wish).await.unwrap();
         }
-        let device = devices::start(&room.portal, &browser(), "a device", &[Scope::TransfersRead]).await.unwrap();
+        let device = devices::start(&room.portal, &browser(), "a device", &[Scope::TransfersRead], None).await.unwrap();
         let refused = devices::approve(&room.portal, &ada, &device.user_code, &devices::Approval::default()).await;
         assert_eq!(refused.unwrap_err().problem, Problem::Conflict);
     }
