@@ -7,6 +7,7 @@
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -16,6 +17,7 @@ use culvert_portal_service::fault::Fault;
 use culvert_portal_service::idempotency;
 use culvert_portal_service::idempotency::{Claim, KeptAnswer, Verdict};
 
+use crate::admission;
 use crate::caller::Caller;
 use crate::problem::Refusal;
 use crate::state::Api;
@@ -37,16 +39,16 @@ pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) ->
     let key = match key_of(&request) {
         Ok(Some(key)) => key,
         Ok(None) => return next.run(request).await,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return unless_not_admitted(&api, &mut request.into_parts().0, refusal).await,
     };
     let Some(caller) = request.extensions().get::<Caller>().and_then(|caller| credential(&caller.0.who)) else {
         // Who has not logged in has no keys: what they may do is spent by its own secret.
         return next.run(request).await;
     };
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let bytes = match strict_json::content(body).await {
         Ok(bytes) => bytes,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return unless_not_admitted(&api, &mut parts, refusal).await,
     };
     let uri = parts.uri.to_string();
     let mark = api.portal.signing.mark("request", &[parts.method.as_str().as_bytes(), uri.as_bytes(), &bytes]);
@@ -61,6 +63,11 @@ pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) ->
     }
     let response = next.run(request).await;
     settle(&api, &claim, response).await
+}
+
+/// What is wrong with a request, for those who may make it.
+async fn unless_not_admitted(api: &Api, parts: &mut Parts, refusal: Refusal) -> Response {
+    admission::check(api, parts).await.err().unwrap_or(refusal).into_response()
 }
 
 async fn settle(api: &Api, claim: &Claim, response: Response) -> Response {

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use culvert_portal_api::caller::Peer;
+use culvert_portal_api::head;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,8 +29,10 @@ const CONNECTIONS_MAX: usize = 4_096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take for the handshake of TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// What the library takes of a head at most: more than the portal does, which says in its own words
+/// what is too much. What is beyond this is answered with a bare 431.
+const HEAD_BYTES_MAX: usize = 2 * head::BYTES_MAX;
+const HEADERS_MAX: usize = 4 * head::HEADERS_MAX;
 /// How long connections have to end when the portal stops.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -112,7 +115,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(64)
+        .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     // A client that breaks off is no event.

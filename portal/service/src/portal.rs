@@ -15,6 +15,7 @@ use crate::actor::{Actor, Reach};
 use crate::credential_cache::Credentials;
 use crate::current_settings::CurrentSettings;
 use crate::fault::Fault;
+use crate::mail_login::MailLogin;
 use crate::oidc::cache::ProviderCache;
 use crate::people::passwords::Passwords;
 use crate::sealing::Sealer;
@@ -51,6 +52,8 @@ pub struct Portal {
     pub numbered: Notify,
     /// Rung when a delivery to a webhook is due: whoever delivers listens.
     pub due: Notify,
+    /// Whether the mail server lets the portal in.
+    pub mail_login: MailLogin,
     /// What operators count.
     pub tally: Tally,
 }
@@ -84,6 +87,7 @@ impl Portal {
             said: Notify::new(),
             numbered: Notify::new(),
             due: Notify::new(),
+            mail_login: MailLogin::default(),
             tally: Tally::default(),
         };
         Ok(portal)

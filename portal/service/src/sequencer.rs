@@ -14,10 +14,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use culvert_portal_model::audit::{AuditEntry, Outcome, Who};
+use culvert_portal_store::Writing;
 use culvert_portal_store::audit::{self, AuditRow};
 use culvert_portal_store::events::{self, EventRow};
 use culvert_portal_store::outbox::{self, Head, OutboxRow, Said, Taken, Unreadable};
-use culvert_portal_store::{StoreError, Writing};
 use serde_json::{Value, json};
 
 use crate::chain::{AUDIT, EVENTS, chain_hash, head_message};
@@ -31,6 +31,9 @@ use crate::webhooks::fan_out::FanOut;
 const ROUND: i64 = 200;
 /// How long a sequencer sleeps if nobody wakes it: what other portals say is numbered by then.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How long it lets rows come together for the next round: a round costs the same for one row as
+/// for a hundred.
+const GATHERING: Duration = Duration::from_millis(20);
 /// How often the log is told that it still fails.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -53,7 +56,10 @@ pub async fn run(portal: &Portal) {
             }
         }
         let pause = if numbered.is_ok() { PERIOD } else { PERIOD * 4 };
-        let _ = tokio::time::timeout(pause, portal.said.notified()).await;
+        let is_woken = tokio::time::timeout(pause, portal.said.notified()).await.is_ok();
+        if is_woken {
+            tokio::time::sleep(GATHERING).await;
+        }
     }
 }
 
@@ -112,7 +118,8 @@ struct Round<'a> {
     portal: &'a Portal,
     chain: Head,
     sequence: Head,
-    began: (i64, i64),
+    entries: Vec<AuditRow>,
+    events: Vec<EventRow>,
     fan_out: FanOut,
     set_aside: u64,
 }
@@ -132,8 +139,8 @@ impl<'a> Round<'a> {
         let chain = outbox::hold(writing, AUDIT).await?;
         check_end(portal, &chain)?;
         let sequence = outbox::hold(writing, EVENTS).await?;
-        let began = (chain.number, sequence.number);
-        Ok(Self { portal, chain, sequence, began, fan_out: FanOut::default(), set_aside: 0 })
+        let (entries, events) = (Vec::new(), Vec::new());
+        Ok(Self { portal, chain, sequence, entries, events, fan_out: FanOut::default(), set_aside: 0 })
     }
 
     async fn append(&mut self, writing: &mut Writing, taken: Taken) -> Result<(), Fault> {
@@ -144,7 +151,10 @@ impl<'a> Round<'a> {
             }
             Taken::Said(said) => match said.said {
                 Said::Audit => match serde_json::from_str(&said.body) {
-                    Ok(entry) => return Ok(self.append_entry(writing, entry, said.body).await?),
+                    Ok(entry) => {
+                        self.append_entry(entry, said.body);
+                        return Ok(());
+                    }
                     Err(error) => Unreadable::of(said, format!("it is no entry of the audit trail: {error}")),
                 },
                 Said::Event => match serde_json::from_str(&said.body) {
@@ -156,18 +166,17 @@ impl<'a> Round<'a> {
         self.put_aside(writing, unreadable).await
     }
 
-    async fn append_entry(&mut self, writing: &mut Writing, entry: AuditEntry, body: String) -> Result<(), StoreError> {
+    fn append_entry(&mut self, entry: AuditEntry, body: String) {
         self.chain.number += 1;
         self.chain.hash = chain_hash(&self.chain.hash, self.chain.number, &body);
-        let row = AuditRow {
+        self.entries.push(AuditRow {
             number: self.chain.number,
             at: entry.at,
             action: entry.action,
             object: entry.id,
             body,
             hash: self.chain.hash.clone(),
-        };
-        audit::insert(writing, &row).await
+        });
     }
 
     async fn append_event(&mut self, writing: &mut Writing, said: &OutboxRow, data: Value) -> Result<(), Fault> {
@@ -179,8 +188,9 @@ impl<'a> Round<'a> {
             owner: said.owner,
             body: said.body.clone(),
         };
-        events::insert(writing, &row).await?;
-        self.fan_out.deliver(self.portal, writing, &row, &data).await
+        self.fan_out.deliver(self.portal, writing, &row, &data).await?;
+        self.events.push(row);
+        Ok(())
     }
 
     async fn put_aside(&mut self, writing: &mut Writing, row: Unreadable) -> Result<(), Fault> {
@@ -201,20 +211,22 @@ impl<'a> Round<'a> {
             outcome: Outcome::Done,
         };
         let body = serde_json::to_string(&entry).map_err(Fault::internal)?;
-        Ok(self.append_entry(writing, entry, body).await?)
+        self.append_entry(entry, body);
+        Ok(())
     }
 
     async fn end(mut self, writing: &mut Writing) -> Result<Done, Fault> {
-        let (entries, events) = (self.chain.number - self.began.0, self.sequence.number - self.began.1);
-        if entries > 0 {
+        if !self.entries.is_empty() {
+            audit::insert(writing, &self.entries).await?;
             let message = head_message(self.chain.number, &self.chain.hash);
             self.chain.signature = self.portal.signing.sign(&message);
             outbox::move_head(writing, AUDIT, &self.chain).await?;
         }
-        if events > 0 {
+        if !self.events.is_empty() {
+            events::insert(writing, &self.events).await?;
             outbox::move_head(writing, EVENTS, &self.sequence).await?;
         }
-        let numbered = u64::try_from(entries + events).unwrap_or_default();
+        let numbered = (self.entries.len() + self.events.len()) as u64;
         let has_deliveries = self.fan_out.has_deliveries();
         Ok(Done { numbered, set_aside: self.set_aside, has_deliveries, end: self.chain.number })
     }

@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
-use crate::row;
+use crate::{many, row};
 
 /// An entry in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,20 +34,26 @@ pub struct Filter {
     pub object: String,
 }
 
-/// Adds an entry at the end.
+/// Adds entries at the end.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn insert(writing: &mut Writing, entry: &AuditRow) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO audit (number, at, action, object_id, body, hash) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(entry.number)
-        .bind(entry.at.as_microsecond())
-        .bind(entry.action.clone())
-        .bind(entry.object.clone())
-        .bind(entry.body.clone())
-        .bind(entry.hash.clone())
-        .execute(writing.connection())
-        .await?;
+pub async fn insert(writing: &mut Writing, entries: &[AuditRow]) -> Result<(), StoreError> {
+    for part in many::parts(entries) {
+        let places = many::places(part.len(), 6);
+        let text = format!("INSERT INTO audit (number, at, action, object_id, body, hash) VALUES {places}");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+        for entry in part {
+            query = query
+                .bind(entry.number)
+                .bind(entry.at.as_microsecond())
+                .bind(entry.action.clone())
+                .bind(entry.object.clone())
+                .bind(entry.body.clone())
+                .bind(entry.hash.clone());
+        }
+        query.execute(writing.connection()).await?;
+    }
     Ok(())
 }
 

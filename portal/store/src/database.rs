@@ -2,7 +2,8 @@
 //!
 //! Writing transactions of SQLite begin `IMMEDIATE` on one connection: one that reads first and
 //! writes later would fail at once when another commit came between, whatever the busy timeout.
-//! PostgreSQL has as many writers as connections.
+//! They take turns there ([`writer`](crate::writer)). PostgreSQL has as many writers as
+//! connections.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _, Transact
 
 use crate::error::StoreError;
 use crate::kind::Kind;
+use crate::writer::{Turn, Writer};
 use crate::{migrations, row};
 
 /// Readers of SQLite: more than the cores that a portal's host usually has gain nothing.
@@ -20,6 +22,9 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRESQL_CONNECTIONS: u32 = 16;
 /// How long a transaction waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was not used for so long is asked whether it is there still. One that was used
+/// a moment ago is not: that would be one more round trip for every question.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// The database.
 #[derive(Debug, Clone)]
@@ -27,6 +32,8 @@ pub struct Database {
     kind: Kind,
     readers: AnyPool,
     writers: AnyPool,
+    /// Of SQLite.
+    writer: Option<Writer>,
 }
 
 impl Database {
@@ -48,12 +55,14 @@ impl Database {
             let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
             options
                 .after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
-                // A full disk ends a transaction of SQLite by itself; the library, whose own
-                // rollback fails then, would go on to count it as open, and begin no other on that
-                // connection for ever. Such a connection is replaced.
-                .before_acquire(|connection, _| {
-                    let is_free = !connection.is_in_transaction();
-                    Box::pin(std::future::ready(Ok(is_free)))
+                .test_before_acquire(false)
+                .before_acquire(|connection, used| {
+                    Box::pin(async move {
+                        if used.idle_for >= TRUSTED_FOR {
+                            connection.ping().await?;
+                        }
+                        Ok(!connection.is_in_transaction())
+                    })
                 })
         };
         match kind {
@@ -62,11 +71,12 @@ impl Database {
                 // The writer first: it makes the file and its journal.
                 let writers = options(1).connect(&url).await?;
                 let readers = options(SQLITE_READERS).connect_lazy(&url)?;
-                Ok(Self { kind, readers, writers })
+                let writer = Some(Writer::start(writers.clone()));
+                Ok(Self { kind, readers, writers, writer })
             }
             Kind::Postgresql => {
                 let writers = options(POSTGRESQL_CONNECTIONS).connect(url).await?;
-                Ok(Self { kind, readers: writers.clone(), writers })
+                Ok(Self { kind, readers: writers.clone(), writers, writer: None })
             }
         }
     }
@@ -90,18 +100,16 @@ impl Database {
     /// # Errors
     /// [`StoreError`].
     pub async fn write(&self) -> Result<Writing, StoreError> {
-        let (kind, writers) = (self.kind, self.writers.clone());
+        if let Some(writer) = &self.writer {
+            return Ok(Writing(Change::Turn(writer.turn(ACQUIRE_TIMEOUT).await?)));
+        }
+        let writers = self.writers.clone();
         // As a task: a future that is dropped while its BEGIN is on the wire would give back a
         // connection inside a transaction (decisions/0087). What the task has begun and nobody
         // takes any more is rolled back.
-        let begun = tokio::spawn(async move {
-            match kind {
-                Kind::Sqlite => writers.begin_with("BEGIN IMMEDIATE").await,
-                Kind::Postgresql => writers.begin().await,
-            }
-        });
+        let begun = tokio::spawn(async move { writers.begin().await });
         let transaction = begun.await.map_err(|error| StoreError::Failed(error.to_string()))??;
-        Ok(Writing { kind, transaction })
+        Ok(Writing(Change::Transaction(transaction)))
     }
 
     /// Whether a question is answered.
@@ -167,9 +175,14 @@ impl Reads for Reading {
 
 /// A transaction that writes.
 #[derive(Debug)]
-pub struct Writing {
-    kind: Kind,
-    transaction: Transaction<'static, Any>,
+pub struct Writing(Change);
+
+#[derive(Debug)]
+enum Change {
+    /// Of SQLite.
+    Turn(Turn),
+    /// Of PostgreSQL.
+    Transaction(Transaction<'static, Any>),
 }
 
 impl Writing {
@@ -178,19 +191,28 @@ impl Writing {
     /// # Errors
     /// [`StoreError`]. If the connection was lost, nobody knows whether it is.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.transaction.commit().await?)
+        match self.0 {
+            Change::Turn(turn) => turn.keep().await,
+            Change::Transaction(transaction) => Ok(transaction.commit().await?),
+        }
     }
 
     /// Which database it is in.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        self.kind
+        match self.0 {
+            Change::Turn(_) => Kind::Sqlite,
+            Change::Transaction(_) => Kind::Postgresql,
+        }
     }
 }
 
 impl Reads for Writing {
     fn connection(&mut self) -> &mut AnyConnection {
-        &mut self.transaction
+        match &mut self.0 {
+            Change::Turn(turn) => turn.connection(),
+            Change::Transaction(transaction) => transaction,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a database answers when it does not do what it was asked.
 
 /// Why something was not read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A name or key that must be unique is taken.
     #[error("it is there already")]

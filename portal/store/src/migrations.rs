@@ -40,10 +40,11 @@ pub(crate) fn failure(error: sqlx::migrate::MigrateError) -> StoreError {
     }
 }
 
-/// SQLite finds out a column's type by these words, and the driver reads no others.
+/// SQLite finds out a column's type by these words, and the driver reads no others. It compares
+/// texts byte by byte, which in PostgreSQL is the collation "C".
 fn in_dialect(kind: Kind, text: &str) -> String {
     match kind {
         Kind::Postgresql => text.to_owned(),
-        Kind::Sqlite => text.replace("BIGINT", "INTEGER").replace("BYTEA", "BLOB"),
+        Kind::Sqlite => text.replace("BIGINT", "INTEGER").replace("BYTEA", "BLOB").replace(" COLLATE \"C\"", ""),
     }
 }

@@ -121,16 +121,14 @@ impl Unreadable {
 /// # Errors
 /// [`StoreError`].
 pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<Taken>, StoreError> {
-    let query = sqlx::query("SELECT id, kind, owner, body, at, mark FROM outbox ORDER BY id LIMIT $1").bind(most);
-    let rows: Vec<Taken> = query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
-    for taken in &rows {
-        let id = match taken {
-            Taken::Said(said) => said.id.text(),
-            Taken::Unreadable(row) => row.id.clone(),
-        };
-        sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id).execute(writing.connection()).await?;
-    }
-    Ok(rows)
+    let query = sqlx::query(
+        "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT $1) \
+         RETURNING id, kind, owner, body, at, mark",
+    );
+    let mut rows = query.bind(most).fetch_all(writing.connection()).await?;
+    // What a statement returns of what it changes has no order.
+    rows.sort_by_cached_key(|found| row::text(found, "id").unwrap_or_default());
+    rows.iter().map(of_row).collect()
 }
 
 /// Keeps a row that cannot be read, for people to look at.

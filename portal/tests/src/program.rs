@@ -239,6 +239,12 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Somebody who has logged in with this client at a portal.
+    #[must_use]
+    pub fn with(client: Client, url: &str) -> Self {
+        Self { client, base: format!("{url}/api/v1") }
+    }
+
     /// Gets something below `/api/v1`.
     ///
     /// # Panics
@@ -279,7 +285,7 @@ impl Browser {
     /// The same person at another portal of the same database.
     #[must_use]
     pub fn at(&self, url: &str) -> Self {
-        Self { client: self.client.clone(), base: format!("{url}/api/v1") }
+        Self::with(self.client.clone(), url)
     }
 
     /// As [`Browser::send`], where the portal may be gone.
@@ -318,7 +324,7 @@ fn log_in_at(url: &str, mut client: Client, name: &str) -> Browser {
     let body = json!({ "name": name, "password": PASSWORD });
     let answer = client.post_json(&format!("{url}/api/v1/sessions"), &body);
     assert_eq!(answer.status, 201, "{}", answer.text());
-    Browser { client, base: format!("{url}/api/v1") }
+    Browser::with(client, url)
 }
 
 /// The program with a state directory and a database; no other variable of Culvert reaches it.

@@ -23,9 +23,7 @@ use crate::trail::Change;
 pub async fn show(portal: &Portal, actor: &Actor) -> Result<User, Fault> {
     portal.permit(actor, Action::SelfShow).await?;
     let user = actor.oneself()?;
-    let mut reading = portal.database.read().await?;
-    let row = users::by_id(&mut reading, user).await?.ok_or_else(|| Fault::not_found("person"))?;
-    shown(&mut reading, row).await
+    accounts::find_shown(&mut portal.database.read().await?, user).await
 }
 
 /// Changes one's own name and address.

@@ -149,7 +149,7 @@ pub async fn edit(
 pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Result<(), Fault> {
     portal.permit(actor, Action::ProviderEdit).await?;
     let mut writing = portal.database.write().await?;
-    users::lock_admins(&mut writing).await?;
+    let admins = accounts::hold_admins(&mut writing).await?;
     let before = providers::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("identity provider"))?;
     let unlinked = identities::delete_of_provider(&mut writing, id).await?;
     for user in users::with_roles_of(&mut writing, &id.text()).await? {
@@ -157,7 +157,7 @@ pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Res
         users::count_change(&mut writing, user).await?;
         sessions::end_of(&mut writing, user, None, portal.now()).await?;
     }
-    accounts::keep_an_admin(&mut writing).await?;
+    admins.keep_one(&mut writing).await?;
     if !providers::delete(&mut writing, id, version).await? {
         return Err(Fault::changed("identity provider"));
     }

@@ -150,4 +150,17 @@ on_both_databases! {
         assert!(room.portal.permit(&second, Action::UserRoles).await.is_ok());
         assert_eq!(grace.name, "grace");
     }
+
+    /// A portal on whose host accounts were made before there was an administrator: they are
+    /// edited as any others.
+    async fn where_there_never_was_an_administrator_nothing_is_in_the_way(room) {
+        let boole = room.person("boole", &[Role::User]).await;
+        let edit = UserEdit { display_name: Some("George".to_owned()), ..UserEdit::default() };
+        let host = Actor::host();
+        let boole = accounts::edit(&room.portal, &host, boole.id, &edit, boole.version).await.unwrap();
+        let boole = accounts::set_roles(&room.portal, &host, boole.id, &[Role::Viewer], boole.version).await.unwrap();
+        let boole = accounts::set_roles(&room.portal, &host, boole.id, &[Role::Admin], boole.version).await.unwrap();
+        let fault = accounts::set_roles(&room.portal, &host, boole.id, &[], boole.version).await.unwrap_err();
+        assert_eq!(fault.problem, Problem::Conflict, "from here on there is one");
+    }
 }

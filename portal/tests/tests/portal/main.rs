@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod bounds;
 mod command_addresses;
 mod command_login;
 mod command_portal;
@@ -25,12 +26,16 @@ mod mail;
 mod metrics;
 mod migrations;
 mod nginx;
+mod paging;
 mod passkeys;
 mod permission_walk;
 mod provider_in_browser;
+mod python_client;
+mod repetitions;
 mod schemathesis;
 mod starting;
 mod stopping;
+mod streams;
 mod tls;
 mod unit;
 mod webhooks;
