@@ -65,7 +65,8 @@ pub fn router(api: &Api) -> Router {
 async fn tell_browsers(State(api): State<Api>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    let over_tls = api.is_secure.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains"));
+    // This name only: what is below it may be other services, which know of no TLS.
+    let over_tls = api.is_secure.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
     for (name, value) in HEADERS.into_iter().chain(over_tls) {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Directory for the database and the keys [default: $XDG_STATE_HOME/culvert/portal, for root
-    /// /var/lib/culvert/portal]
+    /// /var/lib/culvert-portal]
     #[arg(long, global = true, value_name = "DIR", env = "CULVERT_PORTAL_STATE")]
     pub state: Option<PathBuf>,
     /// postgresql://USER@HOST/NAME for several portals [default: SQLite in the state directory]
@@ -69,7 +69,13 @@ pub enum LogForm {
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7280", env = "CULVERT_PORTAL_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7280",
+        value_parser = address,
+        env = "CULVERT_PORTAL_LISTEN"
+    )]
     pub listen: SocketAddr,
     /// Address for metrics, which need no login there; off for none
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7281", env = "CULVERT_PORTAL_METRICS")]
@@ -103,6 +109,10 @@ pub struct Serve {
     /// File with hashes of breached passwords, sorted (SHA-1, one a line)
     #[arg(long, value_name = "FILE", env = "CULVERT_PORTAL_PASSWORD_LIST")]
     pub password_list: Option<PathBuf>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address with a port, as 127.0.0.1:7280 or [::1]:7280".to_owned())
 }
 
 /// What is done on the portal's host.

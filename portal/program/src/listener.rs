@@ -1,10 +1,10 @@
 //! Connections: accepted, bounded, with or without TLS, and ended in good order.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
@@ -44,14 +44,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds an address.
+    /// Binds an address, which a flag has named.
     ///
     /// # Errors
     /// If it is taken or not one of this host.
-    pub async fn bind(address: SocketAddr, certificate: Option<Arc<Certificate>>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}: choose another with --listen"))?;
+    pub async fn bind(address: SocketAddr, flag: &str, certificate: Option<Arc<Certificate>>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::PermissionDenied => "a port below 1024 needs the capability CAP_NET_BIND_SERVICE; or ",
+                _ => "",
+            };
+            anyhow::anyhow!("cannot listen on {address} ({error}): {remedy}choose another address with {flag}")
+        })?;
         Ok(Self { listener, certificate })
     }
 

@@ -67,7 +67,9 @@ impl From<StoreError> for Fault {
             StoreError::Busy => unavailable("the database is busy: try again", 1),
             StoreError::Full => unavailable("the database's disk is full: tell an administrator", 60),
             StoreError::Unavailable(_) => unavailable("the database cannot be reached: try again in a moment", 5),
-            StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Failed(_) => Self::internal(&error),
+            StoreError::NoPortal | StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Failed(_) => {
+                Self::internal(&error)
+            }
         }
     }
 }

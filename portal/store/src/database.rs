@@ -43,14 +43,34 @@ impl Database {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let database = Self::connect(url).await?;
-        migrations::migrator(database.kind).run(&database.writers).await.map_err(migrations::failure)?;
-        Ok(database)
+        let mut first = first_connection(&making(url)).await?;
+        prepare(kind_of(url), &mut first).await?;
+        first.close().await?;
+        Self::connect(&making(url)).await?.brought_up_to_date().await
+    }
+
+    /// Opens the database of a portal that has been there before, and brings the schema up to
+    /// date. Nothing is made, and nothing is changed in what is another program's.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::NoPortal`] if no portal has used it.
+    pub async fn open_existing(url: &str) -> Result<Self, StoreError> {
+        let mut first = first_connection(url).await?;
+        let is_of_portal = migrations::were_run(kind_of(url), &mut first).await?;
+        first.close().await?;
+        if !is_of_portal {
+            return Err(StoreError::NoPortal);
+        }
+        Self::connect(url).await?.brought_up_to_date().await
+    }
+
+    async fn brought_up_to_date(self) -> Result<Self, StoreError> {
+        migrations::migrator(self.kind).run(&self.writers).await.map_err(migrations::failure)?;
+        Ok(self)
     }
 
     async fn connect(url: &str) -> Result<Self, StoreError> {
-        sqlx::any::install_default_drivers();
-        let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql };
+        let kind = kind_of(url);
         let options = |connections| {
             let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
             options
@@ -67,10 +87,9 @@ impl Database {
         };
         match kind {
             Kind::Sqlite => {
-                let url = if url.contains('?') { url.to_owned() } else { format!("{url}?mode=rwc") };
                 // The writer first: it makes the file and its journal.
-                let writers = options(1).connect(&url).await?;
-                let readers = options(SQLITE_READERS).connect_lazy(&url)?;
+                let writers = options(1).connect(url).await?;
+                let readers = options(SQLITE_READERS).connect_lazy(url)?;
                 let writer = Some(Writer::start(writers.clone()));
                 Ok(Self { kind, readers, writers, writer })
             }
@@ -214,6 +233,24 @@ impl Reads for Writing {
             Change::Transaction(transaction) => transaction,
         }
     }
+}
+
+fn kind_of(url: &str) -> Kind {
+    if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql }
+}
+
+/// An address under which SQLite makes the file.
+fn making(url: &str) -> String {
+    if kind_of(url) == Kind::Sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() }
+}
+
+/// A connection outside of the pool: that would try again what no other try mends, and in the end
+/// say only that its time is over.
+async fn first_connection(url: &str) -> Result<AnyConnection, StoreError> {
+    sqlx::any::install_default_drivers();
+    let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, AnyConnection::connect(url)).await;
+    let silent = |_| StoreError::unreachable(format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()));
+    Ok(connected.map_err(silent)??)
 }
 
 async fn prepare(kind: Kind, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {

@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 
-use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, SqlSafeStr as _};
 
 use crate::error::StoreError;
 use crate::kind::Kind;
+use crate::row;
 
 /// The migrations, oldest first.
 const MIGRATIONS: &[(&str, &str)] = &[("people", include_str!("../migrations/0001-people.sql"))];
@@ -29,6 +30,21 @@ pub(crate) fn migrator(kind: Kind) -> Migrator {
         )
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+/// Whether a database has the tables of a portal, of whatever version.
+pub(crate) async fn were_run(kind: Kind, connection: &mut AnyConnection) -> Result<bool, StoreError> {
+    let query = sqlx::query(match kind {
+        Kind::Sqlite => {
+            "SELECT COUNT(*) AS count FROM sqlite_master \
+             WHERE type = 'table' AND name IN ('_sqlx_migrations', 'keys', 'audit')"
+        }
+        Kind::Postgresql => {
+            "SELECT COUNT(*) AS count FROM pg_tables \
+             WHERE schemaname = current_schema() AND tablename IN ('_sqlx_migrations', 'keys', 'audit')"
+        }
+    });
+    Ok(row::number(&query.fetch_one(connection).await?, "count")? == 3)
 }
 
 /// What went wrong with a migration.

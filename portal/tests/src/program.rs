@@ -160,9 +160,13 @@ impl RunningPortal {
     /// If it printed none.
     #[must_use]
     pub fn setup_secret(&self) -> String {
-        let mut found = None;
+        let mut found: Option<String> = None;
         self.process.until("printing a setup link", PATIENCE, || {
-            found = self.process.output().split('#').nth(1).map(|rest| rest.lines().next().unwrap_or("").to_owned());
+            let is_of_secret = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+            let output = self.process.output();
+            // Behind it is the end of a line, or of a string of JSON.
+            found =
+                output.split('#').nth(1).map(|rest| rest.chars().take_while(|letter| is_of_secret(*letter)).collect());
             found.as_ref().is_some_and(|secret| secret.len() == 55)
         });
         found.expect("a secret")

@@ -73,7 +73,7 @@ async fn find(portal: &Portal, name: &str) -> anyhow::Result<User> {
         if let Some(user) = found.items.into_iter().find(|user| user.name == wanted) {
             return Ok(user);
         }
-        let Some(next) = found.next else { bail!("there is no person '{name}': culvert portal users list has all") };
+        let Some(next) = found.next else { bail!("there is no person '{name}': culvert-portal users list has all") };
         page.after = Some(next);
     }
 }

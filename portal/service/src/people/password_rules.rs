@@ -18,6 +18,8 @@ use crate::secret::hex;
 pub const CHARACTERS_MIN: usize = 12;
 /// Bytes that a password has at most.
 pub const BYTES_MAX: usize = 1_024;
+/// Characters of a hash in the list.
+const HASH_CHARACTERS: u64 = 40;
 /// A line of the list is no longer.
 const LINE_BYTES_MAX: u64 = 128;
 
@@ -51,6 +53,20 @@ pub fn check(password: &str, names: &[&str], list: Option<&Path>) -> Result<(), 
             Err(Fault::internal(format!("the list of breached passwords {} cannot be read: {error}", list.display())))
         }
     }
+}
+
+/// Looks whether a list can be read, and is one: it is searched only when somebody chooses a
+/// password.
+///
+/// # Errors
+/// If it cannot be read, or its first line is no hash.
+pub fn check_list(list: &Path) -> io::Result<()> {
+    let mut begin = Vec::new();
+    File::open(list)?.take(HASH_CHARACTERS).read_to_end(&mut begin)?;
+    if begin.len() as u64 == HASH_CHARACTERS && begin.iter().all(u8::is_ascii_hexdigit) {
+        return Ok(());
+    }
+    Err(io::Error::other("its first line is no hash (SHA-1, 40 hexadecimal digits): it must be a list of them, sorted"))
 }
 
 /// Whether a password is in a sorted list of hashes.

@@ -1,11 +1,11 @@
-//! The first administrator, by a link that the portal prints when it has nobody.
+//! The first administrator, by a link that the portal prints as long as nobody administers it.
 
 use culvert_portal_model::people::{AccountState, SecretLink, User};
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_store::links::{self, LinkRow};
-use culvert_portal_store::users;
+use culvert_portal_store::{Reads, users};
 use jiff::SignedDuration;
 
 use crate::actor::Actor;
@@ -20,14 +20,14 @@ const KIND: &str = "setup";
 /// How long the link is good. A portal that is started again prints another.
 const GOOD_FOR: SignedDuration = SignedDuration::from_hours(24);
 
-/// A link for the first administrator; `None` if there are people already. An earlier link is
-/// no longer good.
+/// A link for the first administrator; `None` if there is an active one. An earlier link is no
+/// longer good.
 ///
 /// # Errors
 /// [`Fault`].
 pub async fn link(portal: &Portal) -> Result<Option<SecretLink>, Fault> {
     let mut writing = portal.database.write().await?;
-    if users::count(&mut writing).await? > 0 {
+    if is_over(&mut writing).await? {
         return Ok(None);
     }
     let secret = make(Kind::Link, &*portal.seams.randomness);
@@ -55,6 +55,9 @@ pub async fn link(portal: &Portal) -> Result<Option<SecretLink>, Fault> {
 pub async fn set_up(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser) -> Result<User, Fault> {
     let address = actor.address.clone().unwrap_or_default();
     portal.take_now(LINKS_OF_ADDRESS, &one_client(&address)).await?;
+    if is_over(&mut portal.database.read().await?).await? {
+        return Err(over());
+    }
     let spent =
         || Fault::new(Problem::Spent, "the setup link is no longer good: the portal prints a new one when it starts");
     if new.password.is_none() {
@@ -65,12 +68,27 @@ pub async fn set_up(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser)
     links::find(&mut portal.database.read().await?, KIND, &hash).await?.ok_or_else(spent)?;
     let row = accounts::new_row(portal, new, AccountState::Active).await?;
     let mut writing = portal.database.write().await?;
+    users::lock_admins(&mut writing).await?;
     let link = links::find(&mut writing, KIND, &hash).await?.ok_or_else(spent)?;
-    let good = link.expires_at > portal.now() && users::count(&mut writing).await? == 0;
-    if !good || !links::spend(&mut writing, link.id).await? {
+    if link.expires_at <= portal.now() || !links::spend(&mut writing, link.id).await? {
         return Err(spent());
+    }
+    // Another browser may have been first, or a command on the host.
+    if is_over(&mut writing).await? {
+        return Err(over());
     }
     let user = accounts::insert(portal, &mut writing, actor, Action::UserCreate, row, &[Role::Admin]).await?;
     portal.commit(writing).await?;
     Ok(user)
+}
+
+/// Whether somebody administers the portal. People without that, such as ones whom a command has
+/// made, do not close the way in.
+async fn is_over(reads: &mut impl Reads) -> Result<bool, Fault> {
+    Ok(users::count_active_with(reads, Role::Admin).await? > 0)
+}
+
+fn over() -> Fault {
+    let detail = "an administrator exists: log in, or run 'culvert-portal users create NAME --role admin' on the host";
+    Fault::new(Problem::Spent, detail)
 }

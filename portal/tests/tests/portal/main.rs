@@ -18,6 +18,7 @@ mod first_minutes;
 mod fleet;
 mod full_disk;
 mod hang_ups;
+mod host;
 mod identity_providers;
 mod kills;
 mod locked;
