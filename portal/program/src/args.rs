@@ -111,10 +111,6 @@ pub struct Serve {
     pub password_list: Option<PathBuf>,
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "it must be an address with a port, as 127.0.0.1:7280 or [::1]:7280".to_owned())
-}
-
 /// What is done on the portal's host.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -204,4 +200,8 @@ pub enum AuditCommand {
     Head,
     /// Print all entries, a JSON object a line
     Export,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address with a port, as 127.0.0.1:7280 or [::1]:7280".to_owned())
 }

@@ -1,8 +1,8 @@
 //! Secrets in files.
 //!
 //! A file that was made by `echo` ends with a line end, which is not part of the secret; everything
-//! else is. Raw keys are read by their length, whatever byte they end with. A file that everybody on
-//! the host may read holds no secret, whatever it is a secret of.
+//! else is. Raw keys are read by their length, whatever byte they end with. A file that everybody
+//! on the host may read holds no secret, whatever it is a secret of.
 
 use std::path::Path;
 

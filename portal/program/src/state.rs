@@ -1,8 +1,9 @@
 //! The state directory, and what is opened from it.
 //!
-//! Only a portal that serves makes a state: [`make`], and [`database`] with [`Wish::Make`]. Commands
-//! look for one that is there ([`find`]), and say so if there is none, since a state directory that
-//! was misspelt would otherwise be a new and empty portal, of which everything is true.
+//! Only a portal that serves makes a state: [`make`], and [`database`] with [`Wish::Make`].
+//! Commands look for one that is there ([`find`]), and say so if there is none, since a state
+//! directory that was misspelt would otherwise be a new and empty portal, of which everything is
+//! true.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
