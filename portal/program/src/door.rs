@@ -22,7 +22,6 @@ pub struct Door {
 
 impl Door {
     /// What the listener serves: what is inside, or an answer of its own as long as it is closed.
-    #[must_use]
     pub fn router(&self) -> Router {
         let inside = self.inside.clone();
         Router::new().fallback(move |request: Request| {
