@@ -71,7 +71,7 @@ live_on_both_databases! {
                 assert_eq!(done.status, 200, "{}", done.text());
             }
             let last: usize = seen.last().and_then(|name| name[1..].parse().ok()).unwrap_or(119);
-            if last % 2 == 0 && disturbed.insert(name(last)) {
+            if last.is_multiple_of(2) && disturbed.insert(name(last)) {
                 let path = format!("/groups/{}", groups[last / 2]);
                 let done = admin.send("DELETE", &path, &[("if-match", "\"v1\"")], None);
                 assert_eq!(done.status, 204, "{}", done.text());
