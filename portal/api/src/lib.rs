@@ -1,10 +1,10 @@
 //! The REST API: `/api/v1`.
 //!
-//! A request passes the layers of [`mod@router`] (number, log, limits, who asks, repetition, whether
-//! they may), then
-//! a handler of one of [`routes`], which reads what it was given, calls the service, and writes the
-//! answer. What is refused becomes `application/problem+json` in [`problem`]. Nothing here knows a
-//! database, and no handler decides who may do what: the service does.
+//! A request passes the layers of [`mod@router`] (number, log, limits, who asks, repetition,
+//! whether they may), then a handler of one of [`routes`], which reads what it was given, calls the
+//! service, and writes the answer. What is refused becomes `application/problem+json` in
+//! [`problem`]. Nothing here knows a database, and no handler decides who may do what: the service
+//! does.
 #![forbid(unsafe_code)]
 
 pub mod address;

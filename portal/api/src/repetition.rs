@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: a client that did not hear the answer repeats its request, and hears it.
 //!
-//! The key belongs to the session or token that asks, and not to its person: an answer may show what
-//! another token of theirs must not see. It is kept with a mark of the request, which nobody makes
-//! without the portal's key, for a request may hold a password: the same key with another content is
-//! refused. Answers that say "not now" are not kept: the request may come again.
+//! The key belongs to the session or token that asks, and not to its person: an answer may show
+//! what another token of theirs must not see. It is kept with a mark of the request, which nobody
+//! makes without the portal's key, for a request may hold a password: the same key with another
+//! content is refused. Answers that say "not now" are not kept: the request may come again.
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};

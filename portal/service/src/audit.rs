@@ -112,15 +112,6 @@ pub async fn head(portal: &Portal, actor: &Actor) -> Result<AuditHead, Fault> {
     Ok(AuditHead { number: head.number, hash: head.hash, signature: head.signature, key: portal.signing.public_key() })
 }
 
-/// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
-/// and is shown as it is: the log and `audit verify` say what is wrong with it.
-async fn catch_up(portal: &Portal) -> Result<(), Fault> {
-    match sequencer::number_all(portal).await {
-        Err(fault) if fault.problem == Problem::Internal => Ok(()),
-        other => other,
-    }
-}
-
 /// Goes through the whole trail. `key` is the portal's public key in hexadecimal, `kept` a head
 /// that was kept elsewhere. Gives the number of entries.
 ///
@@ -132,6 +123,15 @@ pub async fn verify(
     kept: Option<&AuditHead>,
 ) -> Result<Result<i64, AuditFault>, Fault> {
     let mut reading = database.read().await?;
+
+    /// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
+    /// and is shown as it is: the log and `audit verify` say what is wrong with it.
+    async fn catch_up(portal: &Portal) -> Result<(), Fault> {
+        match sequencer::number_all(portal).await {
+            Err(fault) if fault.problem == Problem::Internal => Ok(()),
+            other => other,
+        }
+    }
     // The head first: what comes later is behind it, and is not a cut.
     let head = outbox::head(&mut reading, AUDIT).await?;
     let (mut number, mut hash) = (0, String::new());

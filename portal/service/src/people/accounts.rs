@@ -231,25 +231,6 @@ pub(crate) async fn shown(reads: &mut impl Reads, row: UserRow) -> Result<User, 
     Ok(with_given(row, &Given { roles, passkeys }))
 }
 
-fn with_given(row: UserRow, given: &Given) -> User {
-    let all: Vec<Role> = given.roles.iter().map(|(role, _)| *role).collect();
-    let of_hand = given.roles.iter().filter(|(_, origin)| origin == BY_HAND);
-    let by_hand: Vec<Role> = of_hand.map(|(role, _)| *role).collect();
-    User {
-        id: row.id,
-        name: row.name,
-        display_name: row.display_name,
-        email: row.email,
-        state: row.state,
-        roles: unique(&all),
-        roles_by_hand: unique(&by_hand),
-        second_factor: row.totp_secret.is_some() || given.passkeys > 0,
-        created_at: row.created_at,
-        last_login_at: row.last_login_at,
-        version: row.version,
-    }
-}
-
 /// Ends everything by which somebody could get in without a new beginning: sessions, tokens, links,
 /// devices that wait, logins that are under way, passkeys, and invitations that they could accept
 /// themselves. It stays ended when the account is activated again. What they know or are elsewhere
@@ -286,6 +267,25 @@ pub(crate) async fn hold_admins(writing: &mut Writing) -> Result<Admins, Fault> 
 #[must_use]
 pub(crate) struct Admins {
     there_are: bool,
+}
+
+fn with_given(row: UserRow, given: &Given) -> User {
+    let all: Vec<Role> = given.roles.iter().map(|(role, _)| *role).collect();
+    let of_hand = given.roles.iter().filter(|(_, origin)| origin == BY_HAND);
+    let by_hand: Vec<Role> = of_hand.map(|(role, _)| *role).collect();
+    User {
+        id: row.id,
+        name: row.name,
+        display_name: row.display_name,
+        email: row.email,
+        state: row.state,
+        roles: unique(&all),
+        roles_by_hand: unique(&by_hand),
+        second_factor: row.totp_secret.is_some() || given.passkeys > 0,
+        created_at: row.created_at,
+        last_login_at: row.last_login_at,
+        version: row.version,
+    }
 }
 
 impl Admins {

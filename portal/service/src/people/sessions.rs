@@ -123,13 +123,6 @@ pub async fn step_up(
     Ok(new)
 }
 
-async fn note_refused(portal: &Portal, actor: &Actor, user: Id) -> Result<(), Fault> {
-    let mut writing = portal.database.write().await?;
-    let change = Change::of("user", user);
-    portal.record_as(&mut writing, actor, Action::StepUp.word(), Outcome::Refused, change).await?;
-    portal.commit(writing).await
-}
-
 /// A session as the API shows it.
 pub(crate) fn shown(row: SessionRow, current: bool) -> Session {
     Session {
@@ -142,4 +135,11 @@ pub(crate) fn shown(row: SessionRow, current: bool) -> Session {
         agent: row.agent,
         current,
     }
+}
+
+async fn note_refused(portal: &Portal, actor: &Actor, user: Id) -> Result<(), Fault> {
+    let mut writing = portal.database.write().await?;
+    let change = Change::of("user", user);
+    portal.record_as(&mut writing, actor, Action::StepUp.word(), Outcome::Refused, change).await?;
+    portal.commit(writing).await
 }

@@ -71,8 +71,8 @@ pub fn targets(route: &Route) -> &'static [Target] {
         path if !path.contains('{') => &[Target::None],
         // No identity provider is there to go to.
         path if path.contains("{name}") => &[Target::Missing],
-        // Nobody who asks has an identity or a passkey, and the other two are nobody's: whoever may do it at all may
-        // do it to every one.
+        // Nobody who asks has an identity or a passkey, and the other two are nobody's: whoever may
+        // do it at all may do it to every one.
         "/api/v1/me/identities/{id}"
         | "/api/v1/me/passkeys/{id}"
         | "/api/v1/invitations/{id}"
