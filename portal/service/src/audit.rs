@@ -123,15 +123,6 @@ pub async fn verify(
     kept: Option<&AuditHead>,
 ) -> Result<Result<i64, AuditFault>, Fault> {
     let mut reading = database.read().await?;
-
-    /// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
-    /// and is shown as it is: the log and `audit verify` say what is wrong with it.
-    async fn catch_up(portal: &Portal) -> Result<(), Fault> {
-        match sequencer::number_all(portal).await {
-            Err(fault) if fault.problem == Problem::Internal => Ok(()),
-            other => other,
-        }
-    }
     // The head first: what comes later is behind it, and is not a cut.
     let head = outbox::head(&mut reading, AUDIT).await?;
     let (mut number, mut hash) = (0, String::new());
@@ -163,6 +154,15 @@ pub async fn verify(
         return Ok(Err(AuditFault::BadSignature));
     }
     Ok(Ok(number))
+}
+
+/// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
+/// and is shown as it is: the log and `audit verify` say what is wrong with it.
+async fn catch_up(portal: &Portal) -> Result<(), Fault> {
+    match sequencer::number_all(portal).await {
+        Err(fault) if fault.problem == Problem::Internal => Ok(()),
+        other => other,
+    }
 }
 
 fn follows(number: i64, hash: &str, row: &AuditRow) -> Result<(), AuditFault> {
