@@ -42,7 +42,7 @@ fn refusal(what: &str, path: &Path, reason: &str, where_it_is: &str) -> Refusal 
 
 /// A library's sentence in terms of fields; with the name of a field that has no place.
 fn plain(reason: &str) -> (Option<&str>, String) {
-    let named = |beginning: &str| Some(reason.strip_prefix(beginning)?.split_once('`')?);
+    let named = |beginning: &str| reason.strip_prefix(beginning)?.split_once('`');
     if let Some((name, _)) = named("missing field `") {
         return (Some(name), "the field is missing".to_owned());
     }
