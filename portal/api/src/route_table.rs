@@ -80,6 +80,7 @@ pub const ROUTES: &[Route] = &[
     route("PATCH", "/api/v1/users/{id}", Action::UserEdit),
     route("PUT", "/api/v1/users/{id}/roles", Action::UserRoles),
     route("POST", "/api/v1/users/{id}/reset-link", Action::UserResetLink),
+    route("DELETE", "/api/v1/users/{id}/second-factor", Action::UserSecondFactor),
     route("GET", "/api/v1/groups", Action::GroupList),
     route("POST", "/api/v1/groups", Action::GroupEdit),
     route("GET", "/api/v1/groups/{id}", Action::GroupList),
@@ -93,6 +94,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/providers/{id}", Action::ProviderList),
     route("PUT", "/api/v1/providers/{id}", Action::ProviderEdit),
     route("DELETE", "/api/v1/providers/{id}", Action::ProviderEdit),
+    route("POST", "/api/v1/providers/{id}/test", Action::ProviderEdit),
     // The portal.
     route("GET", "/api/v1/settings", Action::SettingsShow),
     route("PUT", "/api/v1/settings", Action::SettingsEdit),

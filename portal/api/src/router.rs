@@ -16,7 +16,7 @@ use tower_http::csrf::CsrfLayer;
 
 use crate::problem::Refusal;
 use crate::state::Api;
-use crate::{admission, caller, cookie, head, health, openapi, repetition, request_log, tasks};
+use crate::{admission, caller, cookie, head, health, landing, openapi, repetition, request_log, tasks};
 
 /// What every answer says to a browser (OWASP Secure Headers).
 const HEADERS: [(HeaderName, &str); 8] = [
@@ -43,6 +43,7 @@ pub fn router(api: &Api) -> Router {
     let router = Router::new()
         .nest("/api/v1", routes)
         .route("/api/v1/openapi.json", served)
+        .merge(landing::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(api.clone());

@@ -124,6 +124,8 @@ actions! {
     UserRoles, "user.roles", Never, true,                                  [Any None None None None];
     /// Make a link by which a person sets a new password.
     UserResetLink, "user.reset-link", Never, true,                         [Any None None None None];
+    /// Remove somebody's second factor, who has lost it.
+    UserSecondFactor, "user.second-factor", Never, true,                   [Any None None None None];
     /// See groups.
     GroupList, "group.list", Scoped(PeopleRead), false,                    [Any Any Own Own Any];
     /// Make, change or delete a group, or change who is in it.
@@ -192,6 +194,7 @@ mod tests {
             IdentityLink,
             UserRoles,
             UserResetLink,
+            UserSecondFactor,
             InvitationCreate,
             ProviderEdit,
             SelfEdit,
@@ -217,6 +220,7 @@ mod tests {
             UserEdit,
             UserRoles,
             UserResetLink,
+            UserSecondFactor,
             GroupEdit,
             InvitationCreate,
             InvitationRevoke,

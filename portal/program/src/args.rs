@@ -80,8 +80,8 @@ pub struct Serve {
     /// Address for metrics, which need no login there; off for none
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7281", env = "CULVERT_PORTAL_METRICS")]
     pub metrics: String,
-    /// Where browsers find the portal [default: what it listens on]
-    #[arg(long, value_name = "URL", env = "CULVERT_PORTAL_PUBLIC_URL")]
+    /// Where browsers find the portal, for links [default: what it listens on]
+    #[arg(long, global = true, value_name = "URL", env = "CULVERT_PORTAL_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// File with the certificate chain for TLS (PEM); read again when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "CULVERT_PORTAL_TLS_CERT")]
@@ -162,8 +162,12 @@ pub enum UsersCommand {
         #[arg(long)]
         email: Option<String>,
     },
-    /// Print a link by which a person sets a new password
+    /// Print a link by which a person sets a new password, or remove their second factor
     Reset {
+        /// Remove codes, passkeys and recovery codes of somebody who has lost them; the password
+        /// stays
+        #[arg(long)]
+        second_factor: bool,
         /// The account's name
         name: String,
     },

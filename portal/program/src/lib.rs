@@ -29,7 +29,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     access::make_privately();
     match cli.command {
         None => serve::run(&cli.common, &cli.serve).await,
-        Some(Command::Users(command)) => commands::users::run(&cli.common, command).await,
+        Some(Command::Users(command)) => {
+            commands::users::run(&cli.common, cli.serve.public_url.as_deref(), command).await
+        }
         Some(Command::Audit(command)) => commands::audit::run(&cli.common, command).await,
         Some(Command::Backup { to }) => commands::backup::back_up(&cli.common, &to).await,
         Some(Command::Restore { from }) => commands::backup::restore(&cli.common, &from).await,

@@ -7,11 +7,13 @@
 //! Against both, every head that was kept elsewhere ([`AuditHead`]) can be held later.
 
 use culvert_portal_model::audit::{AuditHead, ChainedEntry};
+use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_store::audit::{self, AuditRow, Filter};
 use culvert_portal_store::{Database, outbox};
+use jiff::Timestamp;
 
 use crate::actor::Actor;
 use crate::chain::{AUDIT, chain_hash, head_message};
@@ -70,8 +72,16 @@ pub enum AuditFault {
 pub struct AuditQuery {
     /// Those of this action.
     pub action: Option<String>,
-    /// Those about this thing.
+    /// Those about this kind of thing.
     pub object: Option<String>,
+    /// Those about the thing with this identifier.
+    pub id: Option<String>,
+    /// Those of what a person did, by identifier, or `host`, `portal` or `nobody`.
+    pub who: Option<String>,
+    /// Those from this time on.
+    pub from: Option<Timestamp>,
+    /// Those before this time.
+    pub until: Option<Timestamp>,
     /// Which page.
     pub page: PageRequest,
 }
@@ -83,8 +93,14 @@ pub struct AuditQuery {
 pub async fn list(portal: &Portal, actor: &Actor, query: &AuditQuery) -> Result<Page<ChainedEntry>, Fault> {
     portal.permit(actor, Action::AuditRead).await?;
     catch_up(portal).await?;
-    let filter =
-        Filter { action: query.action.clone().unwrap_or_default(), object: query.object.clone().unwrap_or_default() };
+    let filter = Filter {
+        action: query.action.clone().unwrap_or_default(),
+        object: query.object.as_deref().map(checked_kind).transpose()?.unwrap_or_default(),
+        id: query.id.clone().unwrap_or_default(),
+        who: query.who.as_deref().map(checked_who).transpose()?.unwrap_or_default(),
+        from: query.from,
+        until: query.until,
+    };
     let rows = audit::list(&mut portal.database.read().await?, &filter, &query.page).await?;
     let entries = rows.into_iter().map(chained).collect::<Result<Vec<_>, _>>()?;
     Ok(Page::of(entries, query.page.rows, |entry| entry.number.to_string()))
@@ -156,6 +172,7 @@ pub async fn verify(
     Ok(Ok(number))
 }
 
+<<<<<<< HEAD
 /// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
 /// and is shown as it is: the log and `audit verify` say what is wrong with it.
 async fn catch_up(portal: &Portal) -> Result<(), Fault> {
@@ -163,6 +180,21 @@ async fn catch_up(portal: &Portal) -> Result<(), Fault> {
         Err(fault) if fault.problem == Problem::Internal => Ok(()),
         other => other,
     }
+=======
+fn checked_kind(object: &str) -> Result<String, Fault> {
+    let is_word = |letter: u8| letter.is_ascii_lowercase() || letter == b'-';
+    if (1..=100).contains(&object.len()) && object.bytes().all(is_word) {
+        return Ok(object.to_owned());
+    }
+    Err(Fault::of_field("object", "object must be the word of a kind of thing, as entries have it: user, token, …"))
+}
+
+fn checked_who(who: &str) -> Result<String, Fault> {
+    if who.parse::<Id>().is_ok() || ["host", "portal", "nobody"].contains(&who) {
+        return Ok(who.to_owned());
+    }
+    Err(Fault::of_field("who", "who must be the identifier of a person, or one of host, portal and nobody"))
+>>>>>>> bbd94643e57394c572a66f9ff8d3eaa56d8b5107
 }
 
 fn follows(number: i64, hash: &str, row: &AuditRow) -> Result<(), AuditFault> {

@@ -13,6 +13,8 @@ pub struct Fault {
     pub detail: String,
     /// The field that is wrong.
     pub field: Option<&'static str>,
+    /// The place in the request, where it ended to be readable before any field was looked at.
+    pub place: Option<String>,
     /// When trying again makes sense.
     pub retry_after_seconds: Option<u32>,
     /// What only the log is told.
@@ -23,7 +25,7 @@ impl Fault {
     /// A problem with a sentence.
     #[must_use]
     pub fn new(problem: Problem, detail: impl Into<String>) -> Self {
-        Self { problem, detail: detail.into(), field: None, retry_after_seconds: None, log: None }
+        Self { problem, detail: detail.into(), field: None, place: None, retry_after_seconds: None, log: None }
     }
 
     /// A field's value is not permitted.

@@ -202,19 +202,24 @@ pub async fn shown(reads: &mut impl Reads, id: Id) -> Result<Option<(UserRow, Gi
     Ok(with_given(&query.fetch_all(reads.connection()).await?)?.pop())
 }
 
-/// A page of accounts in the order of their names, and one more if there is one.
+/// A page of accounts whose names begin with something, in the order of their names, and one more
+/// if there is one.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn list(
     reads: &mut impl Reads,
     state: Option<AccountState>,
+    beginning: &str,
     page: &PageRequest,
 ) -> Result<Vec<(UserRow, Given)>, StoreError> {
-    let query = sqlx::query(select_shown!("WHERE name > $1 AND ($2 = '' OR state = $2) ORDER BY name LIMIT $3"))
-        .bind(page.after.clone().unwrap_or_default())
-        .bind(state.map_or("", AccountState::word))
-        .bind(i64::from(page.rows) + 1);
+    let query = sqlx::query(select_shown!(
+        "WHERE name > $1 AND ($2 = '' OR state = $2) AND substr(name, 1, length($3)) = $3 ORDER BY name LIMIT $4"
+    ))
+    .bind(page.after.clone().unwrap_or_default())
+    .bind(state.map_or("", AccountState::word))
+    .bind(beginning.to_owned())
+    .bind(i64::from(page.rows) + 1);
     with_given(&query.fetch_all(reads.connection()).await?)
 }
 

@@ -150,6 +150,7 @@ THINGS = {
     "retryDelivery": lambda: call("POST", f"webhooks/{webhook()}/test").json()["id"],
     "replaceProvider": provider,
     "deleteProvider": provider,
+    "testProvider": provider,
 }
 
 

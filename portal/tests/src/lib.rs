@@ -13,6 +13,7 @@ pub mod browser;
 pub mod cache;
 pub mod command_line;
 pub mod direct;
+pub mod documents;
 pub mod http;
 pub mod live;
 pub mod load;

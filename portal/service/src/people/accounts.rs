@@ -37,6 +37,15 @@ pub struct NewUser {
     pub password: Option<String>,
 }
 
+/// Which accounts somebody asks for.
+#[derive(Debug, Clone, Default)]
+pub struct UserFilter {
+    /// Those in this state.
+    pub state: Option<AccountState>,
+    /// Those whose name begins with this.
+    pub name: Option<String>,
+}
+
 /// What is changed of an account. What is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct UserEdit {
@@ -51,16 +60,17 @@ pub struct UserEdit {
 /// A page of accounts, in the order of their names.
 ///
 /// # Errors
-/// [`Fault`].
+/// [`Fault`] of the field `name`.
 pub async fn list(
     portal: &Portal,
     actor: &Actor,
-    state: Option<AccountState>,
+    filter: &UserFilter,
     page: &PageRequest,
 ) -> Result<Page<User>, Fault> {
     portal.permit(actor, Action::UserList).await?;
+    let beginning = filter.name.as_deref().map(|name| input::login_name("name", name)).transpose()?;
     let mut reading = portal.database.read().await?;
-    let found = users::list(&mut reading, state, page).await?;
+    let found = users::list(&mut reading, filter.state, &beginning.unwrap_or_default(), page).await?;
     let users = found.into_iter().map(|(row, given)| with_given(row, &given)).collect();
     Ok(Page::of(users, page.rows, |user: &User| user.name.clone()))
 }

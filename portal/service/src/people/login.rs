@@ -63,7 +63,8 @@ pub struct LoggedIn {
 /// Logs somebody in.
 ///
 /// # Errors
-/// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`].
+/// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`]; with the
+/// right password, [`Problem::AccountInactive`].
 pub async fn log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     let result = try_to_log_in(portal, attempt).await;
     // Those that succeed are counted where sessions begin, those that are refused where that is
@@ -126,6 +127,15 @@ pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The account of somebody who has proved who they are is not active.
+pub(crate) fn inactive(state: AccountState) -> Fault {
+    let detail = match state {
+        AccountState::Pending => "the account waits for an administrator to approve it",
+        _ => "the account is deactivated: ask an administrator",
+    };
+    Fault::new(Problem::AccountInactive, detail)
+}
+
 /// Says that somebody was not let in, and counts it.
 pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change) -> Result<(), Fault> {
     portal.tally.count(Counted::LoginRefused);
@@ -150,11 +160,15 @@ async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedI
     }
     let stored = row.as_ref().and_then(|row| row.password_hash.as_deref());
     let right = portal.passwords.is_right(attempt.password, stored, place).await?;
-    let active = row.filter(|row| right && row.state == AccountState::Active);
-    let Some(row) = active else {
+    let Some(row) = row.filter(|_| right) else {
         note_refusal(portal, attempt, &name).await?;
         return Err(wrong());
     };
+    if row.state != AccountState::Active {
+        // Only who has the password hears this, after the same work as everybody.
+        note_refusal(portal, attempt, &name).await?;
+        return Err(inactive(row.state));
+    }
     finish(portal, attempt, row, &pair).await
 }
 
@@ -173,8 +187,10 @@ async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str
     }
     let mut writing = portal.database.write().await?;
     // Read again where nobody changes it: it may have been deactivated since.
-    let row = users::by_id(&mut writing, row.id).await?.filter(|row| row.state == AccountState::Active);
-    let row = row.ok_or_else(wrong)?;
+    let row = users::by_id(&mut writing, row.id).await?.ok_or_else(wrong)?;
+    if row.state != AccountState::Active {
+        return Err(inactive(row.state));
+    }
     if (needs_code || row.totp_secret.is_some())
         && !second_factor::spend_any_code(portal, &mut writing, &row, attempt.code.unwrap_or_default()).await?
     {

@@ -305,14 +305,13 @@ async fn log_in(portal: &Portal, actor: &Actor, back: &Return<'_>, named: &Named
     let mut writing = portal.database.write().await?;
     let row = linked::account_of(portal, &mut writing, actor, named).await?;
     if row.state == AccountState::Deactivated {
-        return Err(Fault::new(Problem::AccountInactive, "the account is deactivated: ask an administrator"));
+        return Err(login::inactive(row.state));
     }
     provider_roles::apply(portal, &mut writing, named.provider, row.id, named.groups, None).await?;
     if row.state == AccountState::Pending {
         // The account that was just made stays.
         portal.commit(writing).await?;
-        let detail = "the account waits for an administrator to approve it";
-        return Err(Fault::new(Problem::AccountInactive, detail));
+        return Err(login::inactive(row.state));
     }
     let result = if second_factor::is_set_up(&mut writing, &row).await? {
         let secret = make(Kind::Ceremony, &*portal.seams.randomness);
@@ -392,6 +391,5 @@ fn client<'a>(portal: &Portal, row: &'a ProviderRow) -> Result<Client<'a>, Fault
             Some(Zeroizing::new(String::from_utf8_lossy(&opened).into_owned()))
         }
     };
-    let redirect_uri = format!("{}/api/v1/login/oidc/callback", portal.options.public_url);
-    Ok(Client { provider: &row.provider, secret, redirect_uri })
+    Ok(Client { provider: &row.provider, secret, redirect_uri: exchange::redirect_uri(portal) })
 }

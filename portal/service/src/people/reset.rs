@@ -17,7 +17,7 @@ use crate::input;
 use crate::limits::{LINKS_OF_ADDRESS, MAILS_OF_ACCOUNT, one_client};
 use crate::people::accounts;
 use crate::portal::Portal;
-use crate::secret::{Kind, hash, make};
+use crate::secret::{Kind, copied, hash, make};
 use crate::trail::Change;
 
 const KIND: &str = "reset";
@@ -77,11 +77,11 @@ pub async fn make_link(portal: &Portal, actor: &Actor, user: Id) -> Result<Secre
 /// link proves only who reads the account's mail.
 ///
 /// # Errors
-/// [`Problem::Spent`] if the link is no longer good.
+/// [`Problem::Spent`] if the link is no longer good; [`Problem::InvalidValue`] if it is none.
 pub async fn reset_password(portal: &Portal, actor: &Actor, secret: &str, new: &str) -> Result<(), Fault> {
     portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let spent = || Fault::new(Problem::Spent, "the link is no longer good: ask for a new one");
-    let secret_hash = hash(Kind::Link, secret).ok_or_else(spent)?;
+    let secret_hash = copied(Kind::Link, secret)?;
     let mut reading = portal.database.read().await?;
     let link = links::find(&mut reading, KIND, &secret_hash).await?.ok_or_else(spent)?;
     let row = users::by_id(&mut reading, link.user.ok_or_else(spent)?).await?.ok_or_else(spent)?;

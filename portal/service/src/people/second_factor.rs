@@ -5,11 +5,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_seams::randomness::bytes;
 use culvert_portal_store::users::{self, UserRow};
-use culvert_portal_store::{Reads, Writing, passkeys, recovery_codes};
+use culvert_portal_store::{Reads, Writing, ceremonies, devices, passkeys, recovery_codes, sessions};
 use totp_rs::{Algorithm, Builder, Totp};
 
 use crate::actor::Actor;
@@ -114,6 +115,38 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     }
     let change = Change::of("user", user).to(&"second factor removed");
     portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
+    portal.commit(writing).await?;
+    portal.credentials.forget();
+    Ok(())
+}
+
+/// Removes the second factor of somebody who has lost it: codes, passkeys and recovery codes, since
+/// each of them would be asked for still. Their sessions end, and logins that are under way: they
+/// may be those of whoever has found it.
+///
+/// # Errors
+/// [`Problem::Conflict`] if they have none.
+pub async fn remove_of(portal: &Portal, actor: &Actor, user: Id) -> Result<(), Fault> {
+    portal.permit(actor, Action::UserSecondFactor).await?.covers(user, "person")?;
+    let mut writing = portal.database.write().await?;
+    let mut row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
+    if !is_set_up(&mut writing, &row).await? {
+        let detail = format!("{} has no second factor: nothing is to be removed", row.name);
+        return Err(Fault::new(Problem::Conflict, detail));
+    }
+    let before = accounts::shown(&mut writing, row.clone()).await?;
+    (row.totp_secret, row.totp_pending) = (None, None);
+    let version = row.version;
+    accounts::replace(&mut writing, &row, version).await?;
+    passkeys::delete_of(&mut writing, user).await?;
+    recovery_codes::replace(&mut writing, user, &[]).await?;
+    sessions::end_of(&mut writing, user, None, portal.now()).await?;
+    devices::delete_of(&mut writing, user).await?;
+    ceremonies::delete_of(&mut writing, user).await?;
+    let after = accounts::read_back(&mut writing, user).await?;
+    let change = Change::of("user", user).from(&before).to(&after);
+    portal.record(&mut writing, actor, Action::UserSecondFactor, change).await?;
+    accounts::announce_change(portal, &mut writing, user).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())

@@ -14,7 +14,7 @@ use crate::limits::{LINKS_OF_ADDRESS, one_client};
 use crate::people::accounts;
 use crate::people::accounts::NewUser;
 use crate::portal::Portal;
-use crate::secret::{Kind, hash, make};
+use crate::secret::{Kind, copied, hash, make};
 
 const KIND: &str = "setup";
 /// How long the link is good. A portal that is started again prints another.
@@ -51,7 +51,7 @@ pub async fn link(portal: &Portal) -> Result<Option<SecretLink>, Fault> {
 /// Makes the first administrator. Of two browsers that race, one does.
 ///
 /// # Errors
-/// [`Problem::Spent`] if the link is not good any more.
+/// [`Problem::Spent`] if the link is not good any more; [`Problem::InvalidValue`] if it is none.
 pub async fn set_up(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser) -> Result<User, Fault> {
     let address = actor.address.clone().unwrap_or_default();
     portal.take_now(LINKS_OF_ADDRESS, &one_client(&address)).await?;
@@ -63,7 +63,7 @@ pub async fn set_up(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser)
     if new.password.is_none() {
         return Err(Fault::of_field("password", "the first administrator needs a password"));
     }
-    let hash = hash(Kind::Link, secret).ok_or_else(spent)?;
+    let hash = copied(Kind::Link, secret)?;
     // Looked at before the password is hashed, so that only who has the link costs that.
     links::find(&mut portal.database.read().await?, KIND, &hash).await?.ok_or_else(spent)?;
     let row = accounts::new_row(portal, new, AccountState::Active).await?;

@@ -1,6 +1,5 @@
 //! What keeps the sequencer from numbering, and what does not.
 
-use culvert_portal_model::page::PageRequest;
 use culvert_portal_model::role::Role;
 use culvert_portal_service::actor::Actor;
 use culvert_portal_service::audit::{self, AuditFault, AuditQuery};
@@ -28,7 +27,7 @@ on_both_databases! {
         assert_eq!(sql.run("SELECT COUNT(*) FROM outbox_set_aside"), "5");
         let reason = sql.run(&format!("SELECT reason FROM outbox_set_aside WHERE id = '{}'", id(1)));
         assert_eq!(reason, "its kind of outbox entry is 'rumour'");
-        let query = |action: &str| AuditQuery { action: Some(action.to_owned()), object: None, page: PageRequest::default() };
+        let query = |action: &str| AuditQuery { action: Some(action.to_owned()), ..AuditQuery::default() };
         let told = audit::list(&room.portal, &Actor::host(), &query("outbox.set-aside")).await.unwrap().items;
         assert_eq!(told.len(), 5);
         let made = audit::list(&room.portal, &Actor::host(), &query("user.create")).await.unwrap().items;

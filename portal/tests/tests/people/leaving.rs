@@ -92,6 +92,11 @@ on_both_databases! {
         ways.all_dead(&other, "at the other portal").await;
         let fault = issuer.log_in(&room, "eve-at-uni", &json!({})).await.unwrap_err();
         assert_eq!(fault.problem, Problem::AccountInactive);
+        for (password, problem) in [(PASSWORD, Problem::AccountInactive), ("wrong", Problem::WrongCredentials)] {
+            let attempt = culvert_portal_tests::room::attempt("eve", password);
+            let fault = culvert_portal_service::people::login::log_in(&room.portal, &attempt).await.unwrap_err();
+            assert_eq!(fault.problem, problem, "{password}");
+        }
         let fault = issuer.back(&room, &eve, &departure, "x", &json!({})).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Spent, "the identity that they were about to link");
 

@@ -4,6 +4,7 @@
 
 mod authenticator;
 mod devices;
+mod finding;
 mod identities;
 mod issuer;
 mod joining;

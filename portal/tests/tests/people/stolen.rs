@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use culvert_portal_model::audit::Outcome;
-use culvert_portal_model::page::PageRequest;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::providers::AccountPolicy;
@@ -33,7 +32,7 @@ async fn holder(room: &Room, secret: &str) -> Actor {
 
 /// Entries of an action that were refused.
 async fn refused(room: &Room, action: &str) -> usize {
-    let query = AuditQuery { action: Some(action.to_owned()), object: None, page: PageRequest::default() };
+    let query = AuditQuery { action: Some(action.to_owned()), ..AuditQuery::default() };
     let entries = audit::list(&room.portal, &Actor::host(), &query).await.unwrap().items;
     entries.iter().filter(|entry| entry.entry.outcome == Outcome::Refused).count()
 }

@@ -3,6 +3,7 @@
 // Seeds and measurements are shown when a test fails.
 #![allow(clippy::print_stdout)]
 
+mod alerts;
 mod audit;
 mod backup;
 mod bounds;
@@ -27,11 +28,13 @@ mod mail;
 mod metrics;
 mod migrations;
 mod nginx;
+mod pages;
 mod paging;
 mod passkeys;
 mod permission_walk;
 mod provider_in_browser;
 mod python_client;
+mod refusals;
 mod repetitions;
 mod schemathesis;
 mod starting;
@@ -40,6 +43,7 @@ mod streams;
 mod tls;
 mod unit;
 mod webhooks;
+mod worked_session;
 
 use std::time::{Duration, Instant};
 
