@@ -172,7 +172,6 @@ pub async fn verify(
     Ok(Ok(number))
 }
 
-<<<<<<< HEAD
 /// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
 /// and is shown as it is: the log and `audit verify` say what is wrong with it.
 async fn catch_up(portal: &Portal) -> Result<(), Fault> {
@@ -180,7 +179,8 @@ async fn catch_up(portal: &Portal) -> Result<(), Fault> {
         Err(fault) if fault.problem == Problem::Internal => Ok(()),
         other => other,
     }
-=======
+}
+
 fn checked_kind(object: &str) -> Result<String, Fault> {
     let is_word = |letter: u8| letter.is_ascii_lowercase() || letter == b'-';
     if (1..=100).contains(&object.len()) && object.bytes().all(is_word) {
@@ -194,7 +194,6 @@ fn checked_who(who: &str) -> Result<String, Fault> {
         return Ok(who.to_owned());
     }
     Err(Fault::of_field("who", "who must be the identifier of a person, or one of host, portal and nobody"))
->>>>>>> bbd94643e57394c572a66f9ff8d3eaa56d8b5107
 }
 
 fn follows(number: i64, hash: &str, row: &AuditRow) -> Result<(), AuditFault> {
