@@ -2,7 +2,7 @@
 //!
 //! Writing transactions of SQLite begin `IMMEDIATE` on one connection: one that reads first and
 //! writes later would fail at once when another commit came between, whatever the busy timeout.
-//! They take turns there ([`writer`](crate::writer)). PostgreSQL has as many writers as
+//! They take turns there (`writer.rs`). PostgreSQL has as many writers as
 //! connections.
 
 use std::time::Duration;
