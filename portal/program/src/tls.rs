@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
+use culvert_portal_seams::clock::{Clock as _, SystemClock};
 use jiff::{SignedDuration, Timestamp};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -98,7 +99,7 @@ impl Certificate {
     }
 
     fn warn_of_end(&self) {
-        let (end, now) = (self.current().end, Timestamp::now());
+        let (end, now) = (self.current().end, SystemClock.now());
         let file = self.chain.display();
         if end <= now {
             tracing::warn!(%file, %end, "the certificate has expired: browsers refuse the portal until it is renewed");

@@ -21,6 +21,8 @@ use crate::portal::secret::Secret;
 
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The code of a portal that cannot do something now, in the words of its API.
+const NO_PORTAL: &str = "unavailable";
 const UNKNOWN_CA: &str = "its CA is not known here: name the file of its CA with --ca-file";
 /// What every portal answers to everybody.
 const OPEN_TO_EVERYBODY: &str = "/login/providers";
@@ -270,7 +272,7 @@ impl PortalClient {
             None if [502, 503, 504].contains(&status) => PortalError::Refused {
                 url,
                 status,
-                code: "unavailable".to_owned(),
+                code: NO_PORTAL.to_owned(),
                 detail: "the portal behind it does not answer".to_owned(),
                 retry_after_seconds,
             },

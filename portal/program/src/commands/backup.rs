@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use culvert_portal_model::page::PageRequest;
+use culvert_portal_seams::clock::{Clock as _, SystemClock};
 use culvert_portal_service::audit::verify;
 use culvert_portal_service::sequencer;
 use culvert_portal_store::audit::{self, Filter};
@@ -80,7 +81,7 @@ pub async fn restore(common: &Common, from: &Path) -> anyhow::Result<()> {
     say(&looked_at?)?;
     access::belong_like(&new, if place.exists() { &place } else { &directory })?;
     if place.exists() {
-        let kept = directory.join(format!("before-restore-{}.db", jiff::Timestamp::now().as_second()));
+        let kept = directory.join(format!("before-restore-{}.db", SystemClock.now().as_second()));
         set_aside(&place, &kept).await?;
         access::belong_like(&kept, &new)?;
         say(&format!("what was there is kept as {}", kept.display()))?;
