@@ -57,6 +57,13 @@ macro_rules! actions {
                 match self { $(Self::$name => $step_up,)* }
             }
 
+            /// Whether that proof must be newer than the login: so a cookie that was stolen just
+            /// after it does not take the account away from its owner.
+            #[must_use]
+            pub const fn needs_new_proof(self) -> bool {
+                matches!(self, Self::SecondFactorRemove)
+            }
+
             /// On whose things a role may carry it out.
             #[must_use]
             pub const fn access(self, role: Role) -> Access {
@@ -90,8 +97,10 @@ actions! {
     PasswordChange, "password.change", Never, true,                        [Own Own Own Own Own];
     /// Prove again who one is.
     StepUp, "self.step-up", Never, false,                                  [Own Own Own Own Own];
-    /// Set up or remove one's own second factor.
+    /// Set up one's own second factor.
     SecondFactorChange, "second-factor.change", Never, true,               [Own Own Own Own Own];
+    /// Remove one's own second factor or passkey, or replace the recovery codes.
+    SecondFactorRemove, "second-factor.remove", Never, true,               [Own Own Own Own Own];
     /// See and end one's own sessions, or those of others.
     SessionList, "session.list", Never, false,                             [Any Own Own Own Own];
     /// End the session that asks.
@@ -188,6 +197,7 @@ mod tests {
         for action in [
             PasswordChange,
             SecondFactorChange,
+            SecondFactorRemove,
             TokenCreate,
             TokenList,
             DeviceApprove,

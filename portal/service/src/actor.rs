@@ -169,6 +169,9 @@ impl Actor {
             Access::Own => Reach::Own(user),
             Access::Any => Reach::Any,
         };
+        if action.needs_new_proof() {
+            self.check_own_proof()?;
+        }
         if action.needs_step_up() && self.scopes.is_none() && !self.has_proved(now, step_up_seconds) {
             let detail = format!("{} needs your password or a code again", action.word());
             return Err(Fault::new(Problem::StepUpNeeded, detail));

@@ -22,8 +22,8 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRESQL_CONNECTIONS: u32 = 16;
 /// How long a transaction waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was not used for so long is asked whether it is there still. One that was used
-/// a moment ago is not: that would be one more round trip for every question.
+/// A connection to a file that was not used for so long is asked whether it is there still. One to
+/// a server is asked every time: after a cut, each dead one would fail a request otherwise.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// The database.
@@ -76,9 +76,9 @@ impl Database {
             options
                 .after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
                 .test_before_acquire(false)
-                .before_acquire(|connection, used| {
+                .before_acquire(move |connection, used| {
                     Box::pin(async move {
-                        if used.idle_for >= TRUSTED_FOR {
+                        if kind == Kind::Postgresql || used.idle_for >= TRUSTED_FOR {
                             connection.ping().await?;
                         }
                         Ok(!connection.is_in_transaction())

@@ -1,6 +1,7 @@
 //! Certificates of an authority that exists for one test process.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -114,5 +115,7 @@ impl Certified {
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&path, private).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     path
 }

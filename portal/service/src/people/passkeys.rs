@@ -175,8 +175,7 @@ pub async fn register(
 /// # Errors
 /// [`Problem::Conflict`] if they could not get in any more.
 pub async fn remove(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
-    actor.check_own_proof()?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -190,7 +189,7 @@ pub async fn remove(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
     if !second_factor::is_set_up(&mut writing, &row).await? {
         recovery_codes::replace(&mut writing, user, &[]).await?;
     }
-    portal.record(&mut writing, actor, Action::SecondFactorChange, Change::of("passkey", id)).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, Change::of("passkey", id)).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())

@@ -101,8 +101,7 @@ pub async fn confirm(portal: &Portal, actor: &Actor, code: &str) -> Result<Vec<S
 /// # Errors
 /// [`Fault`].
 pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
-    actor.check_own_proof()?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let mut row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -114,7 +113,7 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
         recovery_codes::replace(&mut writing, user, &[]).await?;
     }
     let change = Change::of("user", user).to(&"second factor removed");
-    portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, change).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())
@@ -157,8 +156,7 @@ pub async fn remove_of(portal: &Portal, actor: &Actor, user: Id) -> Result<(), F
 /// # Errors
 /// [`Problem::Conflict`] if there is no second factor.
 pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<String>, Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
-    actor.check_own_proof()?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -167,7 +165,7 @@ pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<
     }
     let codes = new_recovery_codes(portal, &mut writing, &row).await?;
     let change = Change::of("user", user).to(&"recovery codes replaced");
-    portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, change).await?;
     portal.commit(writing).await?;
     Ok(codes)
 }

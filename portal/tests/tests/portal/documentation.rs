@@ -123,6 +123,10 @@ fn row(route: &Route) -> String {
         TokenAccess::Every => "any".to_owned(),
         TokenAccess::Scope(scope) => format!("`{scope}`"),
     };
-    let proof = if action.needs_step_up() { " yes |" } else { " |" };
+    let proof = match (action.needs_new_proof(), action.needs_step_up()) {
+        (true, _) => " newer than the login |",
+        (false, true) => " yes |",
+        (false, false) => " |",
+    };
     format!("{name}{cells} {token} |{proof}\n")
 }

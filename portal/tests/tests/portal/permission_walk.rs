@@ -200,7 +200,8 @@ fn expected(route: &Route, target: Target, asker: &Asker) -> Expected {
     if !is_covered(action) || may == Access::None {
         return Expected::Refused(403, "forbidden");
     }
-    if action.needs_step_up() && scopes.is_none() && !asker.has_proved {
+    // Everybody here has logged in, and has not proved anything since.
+    if action.needs_step_up() && scopes.is_none() && (!asker.has_proved || action.needs_new_proof()) {
         return Expected::Refused(403, "step-up-needed");
     }
     match (target, may) {
