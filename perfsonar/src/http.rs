@@ -1,5 +1,6 @@
-//! A small HTTP client for pScheduler and archives: one request per connection, over TLS with a CA,
-//! with a pinned key, or explicitly without verification; bounded in time and size.
+//! A small HTTP client for pScheduler, archives and portals: one request per connection, over TLS
+//! with a CA, with a pinned key, or explicitly without verification; bounded in time and size. It
+//! follows no redirect.
 //!
 //! perfSONAR hosts ship with self-signed certificates, so trust on first use is the mode that works
 //! for most hosts and still detects a later man in the middle.
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -27,6 +28,9 @@ pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 const CA_FILES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
+/// What to do about a CA that is not known: the options of perfSONAR hosts.
+const UNKNOWN_CA: &str = "its CA is not known here: name it (ca), pin the key (pin), or do without (insecure)";
+
 /// When a server's certificate is accepted.
 #[derive(Clone, Debug)]
 pub enum Trust {
@@ -37,6 +41,21 @@ pub enum Trust {
     Pin(Option<String>),
     /// Always.
     Insecure,
+}
+
+impl Trust {
+    /// The trust that the word of a setting or option names.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn of_word(word: &str, ca_file: Option<std::path::PathBuf>, pin: Option<String>) -> Result<Self, String> {
+        match word {
+            "ca" => Ok(Self::Ca(ca_file)),
+            "pin" => Ok(Self::Pin(pin)),
+            "insecure" => Ok(Self::Insecure),
+            _ => Err(format!("unknown trust '{word}': write ca, pin or insecure")),
+        }
+    }
 }
 
 /// Why a request has no answer.
@@ -114,11 +133,19 @@ impl HttpError {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Its body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
+    /// A header's first value, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// The beginning of the body as text, for errors.
     #[must_use]
     pub fn text(&self) -> String {
@@ -134,6 +161,7 @@ pub struct Client {
     expected_pin: Option<String>,
     seen_pin: Arc<Mutex<Option<String>>>,
     timeout: Duration,
+    unknown_ca: &'static str,
 }
 
 impl Client {
@@ -161,7 +189,14 @@ impl Client {
                 )
             }
         };
-        Ok(Self { tls: Arc::new(config), expected_pin, seen_pin, timeout })
+        Ok(Self { tls: Arc::new(config), expected_pin, seen_pin, timeout, unknown_ca: UNKNOWN_CA })
+    }
+
+    /// The same client, with what an error says of a certificate whose CA is not known.
+    #[must_use]
+    pub const fn with_remedy(mut self, unknown_ca: &'static str) -> Self {
+        self.unknown_ca = unknown_ca;
+        self
     }
 
     /// The pin of the key that a server presented last.
@@ -197,14 +232,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Answer, HttpError> {
         let bad = || HttpError::Url(url.to_owned());
-        let uri: Uri = url.parse().map_err(|_| bad())?;
-        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
-        let is_tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(bad()),
-        };
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let Place { uri, host, port, is_tls } = Place::of(url)?;
         let to = authority(url);
         let connect = |reason: String| HttpError::Connect { to: to.clone(), reason };
         let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| connect(error.to_string()))?;
@@ -231,15 +259,20 @@ impl Client {
 
     fn tls_error(&self, to: &str, error: &std::io::Error) -> HttpError {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let Some(rustls::Error::InvalidCertificate(reason)) = inner else {
-            return HttpError::Broken { to: to.to_owned(), reason: error.to_string() };
+        let broken = |reason: String| HttpError::Broken { to: to.to_owned(), reason };
+        let reason = match inner {
+            Some(rustls::Error::InvalidCertificate(reason)) => reason,
+            Some(rustls::Error::InvalidMessage(_)) => {
+                return broken("what listens there does not speak TLS".to_owned());
+            }
+            _ => return broken(error.to_string()),
         };
         if let (Some(expected), Some(found)) = (self.expected_pin.clone(), self.seen_pin())
             && expected != found
         {
             return HttpError::PinChanged { to: to.to_owned(), expected, found };
         }
-        let hint = "its CA is not known here: name it (ca), pin the key (pin), or do without (insecure)";
+        let hint = self.unknown_ca;
         let reason = match reason {
             CertificateError::UnknownIssuer => hint.to_owned(),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
@@ -262,6 +295,48 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
     format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
+/// Checks a URL before it is used.
+///
+/// # Errors
+/// [`HttpError::Url`].
+pub fn check_url(url: &str) -> Result<(), HttpError> {
+    let place = Place::of(url)?;
+    if place.is_tls && ServerName::try_from(place.host).is_err() {
+        return Err(HttpError::Url(url.to_owned()));
+    }
+    Ok(())
+}
+
+/// A URL, taken apart for a connection.
+struct Place {
+    uri: Uri,
+    host: String,
+    port: u16,
+    is_tls: bool,
+}
+
+impl Place {
+    fn of(url: &str) -> Result<Self, HttpError> {
+        let bad = || HttpError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        // A port that is no number, or is too large, is not the default.
+        let authority = uri.authority().ok_or_else(bad)?.as_str();
+        let has_port = authority.rsplit(['@', ']']).next().is_some_and(|end| end.contains(':'));
+        let port = match uri.port_u16() {
+            Some(0) => return Err(bad()),
+            None if has_port => return Err(bad()),
+            port => port.unwrap_or(if is_tls { 443 } else { 80 }),
+        };
+        if host.is_empty() { Err(bad()) } else { Ok(Self { uri, host, port, is_tls }) }
+    }
+}
+
 /// Host and port of a URL, without its login.
 fn authority(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
@@ -280,7 +355,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let driving = tokio::spawn(connection);
     let answered = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {
                 HttpError::TooLong { to: to.to_owned() }
@@ -288,7 +363,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 broken(&error)
             }
         })?;
-        Ok(Answer { status, body: body.to_bytes().to_vec() })
+        Ok(Answer { status, headers, body: body.to_bytes().to_vec() })
     };
     let answer = answered.await;
     driving.abort();

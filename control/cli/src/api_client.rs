@@ -1,7 +1,8 @@
 //! The client of the node's API.
 
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::record::TransferRecord;
@@ -23,12 +24,18 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use crate::exit::CommandError;
 use crate::running_node::LOCK;
 
 /// The maximum size of a response.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long a command waits for a place in the queue of a busy node.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// The pause between two tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running node.
 #[derive(Debug)]
@@ -60,11 +67,12 @@ impl ApiClient {
             Err(error) if is_refused(&error) => return Err(forbidden(state, &error)),
             _ => {}
         }
-        match UnixStream::connect(&socket).await {
+        match open(&socket).await {
             Ok(_) => Ok(Some(Self { socket })),
-            Err(error) if os_error::errno_of(&error).is_some_and(os_error::is_shortage) => Err(broken(&error)),
             Err(error) if is_refused(&error) => Err(forbidden(state, &error)),
-            Err(_) => Ok(None),
+            // The socket is not there, or nobody listens at it.
+            Err(error) if means_no_node(&error) => Ok(None),
+            Err(error) => Err(unreached(&socket, &error)),
         }
     }
 
@@ -76,19 +84,23 @@ impl ApiClient {
         let root = state.root().display().to_string();
         Self::connect(state).await?.ok_or_else(|| {
             if is_locked(&state.path(LOCK)) {
-                let text = format!(
-                    "the node running with the state directory {root} has no socket: \
-                    it is still starting, or {} was removed; try again, or restart the node",
-                    state.path("api.sock").display()
-                );
+                let socket = state.path("api.sock");
+                let why = if socket.symlink_metadata().is_ok() {
+                    "does not listen at its socket {}: it is still starting; try again"
+                } else {
+                    "has no socket: it is still starting, or {} was removed; try again"
+                };
+                let why = why.replace("{}", &socket.display().to_string());
+                let text = format!("the node running with the state directory {root} {why}, or restart the node");
                 return CommandError::new(ExitCode::Temporary, text);
             }
             let hint = OwnedState::hint(state.root(), "…");
+            let lacks = if state.root().exists() { "" } else { ", which does not exist" };
             CommandError::new(
                 ExitCode::NotFound,
                 format!(
                     "no node is running with the state \
-                directory {root}: start one with 'culvert node', or name another directory with --state{hint}"
+                directory {root}{lacks}: start one with 'culvert node', or name another directory with --state{hint}"
                 ),
             )
         })
@@ -190,7 +202,7 @@ impl ApiClient {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, CommandError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| broken(&error))?;
+        let stream = open(&self.socket).await.map_err(|error| unreached(&self.socket, &error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| broken(&error))?;
         tokio::spawn(connection);
@@ -262,6 +274,42 @@ impl RunningCapture {
     pub fn summary(self) -> Option<Summary> {
         self.summary
     }
+}
+
+/// Connects to a node's socket. While all places in its queue are taken, which takes moments unless
+/// something holds them, tries again.
+async fn open(socket: &Path) -> std::io::Result<UnixStream> {
+    let deadline = Instant::now() + BUSY_WAIT;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(BUSY_PAUSE).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether the queue of a socket is full (`EAGAIN`, connect(2)).
+fn is_busy(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Whether an error of connecting means that no node listens at a socket.
+fn means_no_node(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), ConnectionRefused | NotADirectory | NotFound)
+}
+
+/// The error of a connection to a node that may be running.
+fn unreached(socket: &Path, error: &std::io::Error) -> CommandError {
+    if !is_busy(error) {
+        return broken(error);
+    }
+    let text = format!(
+        "the node is busy: too many connections wait at {}; try again, or end the programs that hold them \
+         ('ss -xp' lists them)",
+        socket.display()
+    );
+    CommandError::new(ExitCode::Temporary, text)
 }
 
 fn is_refused(error: &std::io::Error) -> bool {

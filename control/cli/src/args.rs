@@ -17,6 +17,7 @@ pub use crate::args::common::{EngineArgs, GlobalArgs};
 pub use crate::args::moving::{DemoArgs, FarEndArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs, TransferOptions};
 pub use crate::args::node::{IdentityAction, IdentityArgs, NodeArgs, ProfileAction, ProfileArgs, ProfileChange};
 pub use crate::args::transfer::{TransferAction, TransferArgs};
+pub use crate::portal::args::{LoginArgs, LogoutArgs, PortalArgs, TokenArgs, WhoamiArgs};
 
 /// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks
 /// allow. Reports what limited the transfer.
@@ -71,6 +72,19 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show settings and where they come from
     Config(ConfigArgs),
+    /// Log in to a portal, and keep a token for it
+    Login(LoginArgs),
+    /// Log out of a portal: its token is revoked
+    Logout(LogoutArgs),
+    /// Show as whom commands ask the portal
+    Whoami(WhoamiArgs),
+    /// List, make or revoke your tokens at a portal
+    Token(TokenArgs),
+    /// Run culvert-portal, the web service, or one of its commands: users, audit, backup …
+    #[command(
+        after_help = "'culvert portal' without arguments serves; everything behind 'portal' is passed on to culvert-portal, which 'culvert portal --help' describes."
+    )]
+    Portal(PortalArgs),
     /// Print shell completions, or write man pages
     Completion(CompletionArgs),
     /// Print the versions of program and protocol

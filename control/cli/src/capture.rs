@@ -88,16 +88,17 @@ impl EmbeddedCapture {
         Ok(Self { name, stop, writing })
     }
 
-    /// Ends the capture and reports its outcome, which does not affect the transfer.
-    pub async fn end(self, quiet: bool) {
+    /// Ends the capture. Its outcome does not affect the transfer, but a capture that is not whole
+    /// is an error of the command that was to make it.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn end(self, quiet: bool) -> Result<(), CommandError> {
         self.stop.stop();
-        let concluded = match self.writing.await {
+        match self.writing.await {
             Ok(Ok(summary)) => conclude(&summary, &self.name, quiet).map(drop),
             Ok(Err(error)) => Err(error),
             Err(error) => Err(CommandError::failed(error)),
-        };
-        if let Err(error) = concluded {
-            say_aside!("culvert: {error}");
         }
     }
 }

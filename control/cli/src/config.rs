@@ -16,7 +16,7 @@ pub fn run(global: &GlobalArgs, args: &ConfigArgs) -> Result<ExitCode, CommandEr
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
     // Only the file has tables.
     let of_paths = |is_set: bool| match &settings.file {
-        Some(path) if is_set => Origin::File(path.clone()),
+        Some(path) if is_set => Origin::File { path: path.clone(), line: None },
         _ => Origin::Default,
     };
     let paths = settings.paths.table().into_iter().map(|(name, value, is_set)| (name, value, of_paths(is_set)));

@@ -37,7 +37,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, CommandError> {
-    let parent = args.directory.as_ref().map_or_else(std::env::temp_dir, PathBuf::from);
+    let parent = args.directory.clone().unwrap_or_else(std::env::temp_dir);
     let room = ScratchDirectory::in_directory(&parent, "culvert-demo-")?;
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;

@@ -1,6 +1,5 @@
 //! `culvert bench disk`: measures a disk with sequential I/O that bypasses the page cache.
 
-use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
@@ -24,8 +23,7 @@ const ALIGNMENT: usize = 4096;
 ///
 /// # Errors
 /// [`CommandError`].
-pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, CommandError> {
-    let directory = Path::new(directory);
+pub fn run(directory: &Path, size: u64, json: bool) -> Result<ExitCode, CommandError> {
     let fail = |error: &dyn std::fmt::Display| {
         CommandError::new(ExitCode::BadHost, format!("cannot measure {}: {error}", directory.display()))
     };

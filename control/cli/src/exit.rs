@@ -5,6 +5,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{Failure, RecordState};
 use culvert_node::profiles::ProfileError;
 use culvert_node::settings::SettingsError;
+use culvert_perfsonar::http::HttpError;
 use culvert_plane::DataPlaneError;
 use culvert_protocol::control::RefusalCode;
 use culvert_state::StateError;
@@ -21,8 +22,20 @@ pub fn of_path(error: &std::io::Error) -> ExitCode {
     }
 }
 
+/// The exit code of a request over HTTP that has no answer.
+#[must_use]
+pub const fn of_http(error: &HttpError) -> ExitCode {
+    match error {
+        HttpError::PinChanged { .. } => ExitCode::KeyChanged,
+        HttpError::Url(_) => ExitCode::Usage,
+        HttpError::Certificate { .. } => ExitCode::Verification,
+        error if error.is_temporary() => ExitCode::Temporary,
+        _ => ExitCode::Failed,
+    }
+}
+
 /// Why a command failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct CommandError {
     /// The exit code.

@@ -8,6 +8,7 @@ use culvert_system::accounts::OwnedState;
 use crate::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};
 use crate::exit::CommandError;
 use crate::report::{print_json, say};
+use crate::state_to_read::state_to_read;
 
 /// Shows or creates the key.
 ///
@@ -15,7 +16,10 @@ use crate::report::{print_json, say};
 /// [`CommandError`].
 pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = match args.action {
+        Some(IdentityAction::Init) => StateDirectory::open(&settings.state.value)?,
+        None => state_to_read(&settings)?,
+    };
     let identity = match args.action {
         Some(IdentityAction::Init) => state.make_identity()?,
         None => state.identity_unless_lost()?.ok_or_else(|| {

@@ -32,6 +32,7 @@ pub mod numbers;
 pub mod operands;
 pub mod path;
 pub mod phase;
+pub mod portal;
 pub mod profile;
 pub mod progress;
 pub mod remedies;
@@ -42,6 +43,7 @@ pub mod scratch_directory;
 pub mod second_node;
 pub mod send;
 pub mod ssh;
+pub mod state_to_read;
 pub mod status;
 pub mod system_node;
 pub mod transfer;
@@ -87,6 +89,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Doctor(args) => tune::doctor(&global, args),
         Command::Bench(args) => bench::run(global, args),
         Command::Config(args) => config::run(&global, &args),
+        Command::Login(args) => block_on(or_interrupted(portal::login::run(global, args))),
+        Command::Logout(args) => block_on(portal::logout::run(global, args)),
+        Command::Whoami(args) => block_on(or_interrupted(portal::whoami::run(global, args))),
+        Command::Token(args) => block_on(or_interrupted(portal::tokens::run(global, args))),
+        Command::Portal(args) => Err(portal::program::become_portal(&args.arguments)),
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => completion::version(&args),
         Command::FarEnd(args) => block_on(far_end::run(global, args)),

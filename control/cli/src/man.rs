@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
         "State of the system's node: key, partners, records, receipts. Node commands run by root use it.",
     ),
     ("$XDG_STATE_HOME/culvert", "State of a user; ~/.local/state/culvert if the variable is not set."),
+    ("portals.json", "In the state directory: the portals that one is logged in to, with their tokens."),
 ];
 
 /// Writes a page for each command that is not hidden, and one for the configuration.

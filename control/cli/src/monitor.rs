@@ -34,11 +34,11 @@ pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, Comma
         return status::run(global, args).await;
     }
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = StateDirectory::at(settings.state.value.clone());
     let api = ApiClient::need(&state).await?;
     let mut out = std::io::stdout();
     if !args.json {
-        let _ = write!(out, "{ENTER}");
+        report::outcome(write!(out, "{ENTER}"))?;
     }
     let drawn = draw_until_interrupted(&api, args.json).await;
     if !args.json {
@@ -64,8 +64,8 @@ async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode,
         } else {
             let mut out = std::io::stdout();
             let text = format!("{}\n\n{}\n\nCtrl-C quits", status::text(&now), rates(&now, previous.as_ref()));
-            let _ = write!(out, "{HOME}{}", plain_lines(&text).replace('\n', "\r\n"));
-            let _ = out.flush();
+            let drawn = write!(out, "{HOME}{}", plain_lines(&text).replace('\n', "\r\n"));
+            report::outcome(drawn.and_then(|()| out.flush()))?;
         }
         previous = Some(now);
     }

@@ -16,6 +16,7 @@ use culvert_protocol::counted::noun;
 use culvert_state::StateDirectory;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::os_error;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::args::{GlobalArgs, NodeArgs};
@@ -74,6 +75,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     state.write("node.json", &json)?;
     let code = tokio::select! {
         code = interrupted() => code,
+        () = stdin_closed(), if args.end_with_stdin => ExitCode::Done,
         served = serving => {
             let reason = served.map_or_else(|error| error.to_string(), |()| String::new());
             return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
@@ -82,6 +84,13 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     listening.abort();
     stop(&node, &state, global.quiet).await;
     Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
+}
+
+/// Waits until standard input is closed. Its other end is held by the command that started this
+/// node, and the kernel closes it however that command ends.
+async fn stdin_closed() {
+    let (mut input, mut ignored) = (tokio::io::stdin(), [0; 64]);
+    while input.read(&mut ignored).await.is_ok_and(|bytes| bytes > 0) {}
 }
 
 fn create_node(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {

@@ -30,6 +30,7 @@ use crate::location::{Location, parse};
 use crate::operands::target_of;
 use crate::path::args::{CheckArgs, PathAction, PathArgs};
 use crate::report::{print_json, say};
+use crate::state_to_read::state_to_read;
 
 /// Runs `culvert path`.
 ///
@@ -39,7 +40,7 @@ pub async fn run(global: GlobalArgs, args: PathArgs) -> Result<ExitCode, Command
     let settings = Settings::resolve(&global.flags(&crate::args::EngineArgs::default()))?;
     match args.action {
         PathAction::Check(args) => run_check(&global, &settings, args).await,
-        PathAction::History(args) => history::run(&StateDirectory::open(&settings.state.value)?, &args),
+        PathAction::History(args) => history::run(&state_to_read(&settings)?, &args),
         PathAction::Pscheduler(args) => pscheduler::run(&global, &settings, args).await,
         PathAction::Stamp(args) => twoway::run(twoway::Protocol::Stamp, &args).await,
         PathAction::Twamp(args) => twoway::run(twoway::Protocol::Twamp, &args).await,
@@ -159,14 +160,17 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
 
 /// Delivers queued results to the archive once, for hosts without a running node.
 async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
-    let state = StateDirectory::open(&settings.state.value)?;
     let Some(table) = &settings.paths.archive else {
         return Err(CommandError::usage("no archive is configured: add the table [archive] to culvert.toml"));
     };
+    let state = state_to_read(settings)?;
     let bad = |text: String| CommandError::new(ExitCode::BadHost, text);
-    records::make_directory(&state)?;
-    let spool = culvert_path::publish::spool(&state, table).map_err(bad)?;
     let archive = culvert_path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
+    if !culvert_path::publish::has_spool(&state) {
+        say("nothing is waiting for the archive")?;
+        return Ok(ExitCode::Done);
+    }
+    let spool = culvert_path::publish::spool(&state, table).map_err(bad)?;
     if spool.is_empty() {
         say("nothing is waiting for the archive")?;
         return Ok(ExitCode::Done);

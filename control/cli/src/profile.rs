@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};
 use crate::exit::{CommandError, of_path};
 use crate::report::{print_json, say};
+use crate::state_to_read::state_to_read;
 
 /// A profile with its name, as printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -35,7 +36,11 @@ struct Named<'a> {
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = match args.action {
+        // Made once the command line is known to mean something.
+        ProfileAction::Add { .. } | ProfileAction::Invite { .. } => StateDirectory::at(settings.state.value.clone()),
+        _ => state_to_read(&settings)?,
+    };
     let profiles = Profiles::new(state.clone());
     match args.action {
         ProfileAction::List => list(&profiles, args.json)?,
@@ -68,7 +73,7 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         }
         ProfileAction::Invite { name, addresses } => {
             let addresses = addresses.iter().map(|typed| address(typed)).collect::<Result<Vec<_>, _>>()?;
-            let identity = state.identity()?;
+            let identity = StateDirectory::open(state.root())?.identity()?;
             keys::invite(&settings, identity.public_key(), name, addresses, args.json, global.quiet)?;
         }
         ProfileAction::Verify { name } => return verify::run(&profiles, &state, &settings, &name, args.json).await,
@@ -129,9 +134,10 @@ fn approved(
     Ok(Profile { key: pending.key, addresses, permit: permits(change)? })
 }
 
-/// Creates the key before the first profile: profiles without a key mean that the key was lost.
+/// Creates the state directory, and the key before the first profile: profiles without a key mean
+/// that the key was lost.
 fn create_first_key(state: &StateDirectory) -> Result<(), CommandError> {
-    match state.identity() {
+    match StateDirectory::open(state.root())?.identity() {
         // While a node is being restored, profiles may be added before the key is.
         Err(StateError::LostKey { .. }) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),

@@ -11,6 +11,7 @@ use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::{plain_json, plain_lines};
 use culvert_state::StateDirectory;
+use culvert_system::os_error;
 
 use crate::dry_run;
 use crate::exit::CommandError;
@@ -124,9 +125,26 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
 pub fn say(text: &str) -> Result<(), CommandError> {
-    match writeln!(std::io::stdout(), "{}", plain_lines(text)) {
+    outcome(writeln!(std::io::stdout(), "{}", plain_lines(text)))
+}
+
+/// Writes what standard output still holds back, before the process ends.
+///
+/// # Errors
+/// [`CommandError`] if standard output cannot be written.
+pub fn finish() -> Result<(), CommandError> {
+    outcome(std::io::stdout().flush())
+}
+
+/// The outcome of writing to standard output. A closed pipe (`| head`) is no error.
+///
+/// # Errors
+/// [`CommandError`] if standard output cannot be written.
+pub fn outcome(written: std::io::Result<()>) -> Result<(), CommandError> {
+    match written {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CommandError::failed(format!("cannot write to standard output: {error}")))
+            let words = os_error::words_or_hint(&error, "send it somewhere else");
+            Err(CommandError::failed(format!("cannot write to standard output: {words}")))
         }
         _ => Ok(()),
     }

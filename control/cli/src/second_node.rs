@@ -58,7 +58,10 @@ impl SecondNode {
             .args(engine.flags.mtu.iter().flat_map(|mtu| ["--mtu", mtu]))
             .arg("--state")
             .arg(&there)
-            .stdin(Stdio::null())
+            // It stops when this process is gone, even if it was killed: the kernel closes the
+            // pipe.
+            .arg("--end-with-stdin")
+            .stdin(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| CommandError::failed(format!("cannot start the second node: {error}")))?;

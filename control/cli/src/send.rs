@@ -82,10 +82,26 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
         Location::Ssh { host, .. } => over_ssh(&node, host, &args, global.quiet, request).await,
         location => carry_out_here(&node, request(target_of(location)), global.quiet).await,
     };
-    if let Some(capture) = capture {
-        capture.end(global.quiet).await;
+    let captured = match capture {
+        Some(capture) => capture.end(global.quiet).await,
+        None => Ok(()),
+    };
+    let result = match (outcome, &captured) {
+        (Err(error), Err(unwritten)) => {
+            say_aside!("culvert: {unwritten}");
+            return Err(error);
+        }
+        (outcome, _) => outcome?,
+    };
+    let code = report::print(&result, report_options, &state)?;
+    // What was moved is moved; its own failure is the more important one.
+    match captured {
+        Err(unwritten) if code != ExitCode::Done => {
+            say_aside!("culvert: {unwritten}");
+            Ok(code)
+        }
+        captured => captured.map(|()| code).map_err(|error| error.of_transfer(&result.transfer)),
     }
-    report::print(&outcome?, report_options, &state)
 }
 
 /// Refuses options about lanes if a running node runs the transfer with its own.

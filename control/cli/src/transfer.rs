@@ -20,6 +20,7 @@ use crate::interruption::{interrupted, or_interrupted};
 use crate::location::Location;
 use crate::operands::{has_profile, options_of, parse_operands, target_of};
 use crate::report::{ReportOptions, print_json, say};
+use crate::state_to_read::state_to_read;
 use crate::transfer::following::{FollowedTransfer, ended, follow, follow_as_json, wait};
 use crate::transfer::lookup::{find, id_of};
 
@@ -61,7 +62,11 @@ pub async fn submit_and_follow(
 
 async fn act(global: GlobalArgs, args: TransferArgs, followed: &FollowedTransfer) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = match &args.action {
+        TransferAction::List { .. } | TransferAction::Show { .. } => state_to_read(&settings)?,
+        // These need a running node, or a receipt's file.
+        _ => StateDirectory::at(settings.state.value.clone()),
+    };
     let json = args.json;
     match args.action {
         TransferAction::Submit { get, paths, options } => {

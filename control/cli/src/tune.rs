@@ -90,9 +90,8 @@ impl io::Write for AnswerTracking {
 /// The state directory. If it is given on the command line, the configuration file is not read, so
 /// that the guard can roll back even if that file is broken.
 fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
-    let named = global.common.flags.state.as_ref().map(PathBuf::from);
-    let state = match named {
-        Some(state) => state,
+    let state = match &global.common.flags.state {
+        Some(named) => Settings::state_of_flag(named)?,
         None => tuning::state_of_host(&Settings::resolve(&global.flags(&Default::default()))?),
     };
     std::path::absolute(&state).map_err(|error| CommandError::usage(format!("--state {}: {error}", state.display())))

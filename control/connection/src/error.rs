@@ -73,6 +73,19 @@ impl ConnectionError {
     }
 }
 
+/// Whether a resolver's reason says that there is no such host.
+#[must_use]
+pub fn tells_unknown_host(reason: &str) -> bool {
+    /// `EAI_NONAME` and `EAI_NODATA`, in the words of the GNU C library and of musl.
+    const FINAL: [&str; 4] = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+    ];
+    FINAL.iter().any(|words| reason.contains(words))
+}
+
 /// Why a handshake failed, in words for users.
 pub(crate) fn handshake_reason(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -92,16 +105,8 @@ pub(crate) fn handshake_error(address: SocketAddr, reason: &dyn std::fmt::Displa
 /// English because the program sets no locale. A reason that is not known to be final counts as
 /// temporary.
 pub(crate) fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError {
-    /// `EAI_NONAME` and `EAI_NODATA`, in the words of the GNU C library and of musl.
-    const FINAL: [&str; 4] = [
-        "Name or service not known",
-        "No address associated with hostname",
-        "Name does not resolve",
-        "Name has no usable address",
-    ];
-    let text = error.to_string();
     let host = host.to_owned();
-    if FINAL.iter().any(|words| text.contains(words)) {
+    if tells_unknown_host(&error.to_string()) {
         return ConnectionError::UnknownHost { host };
     }
     ConnectionError::Lookup { host, error }

@@ -31,6 +31,6 @@ mod writing;
 
 pub use crate::connecting::{UNANSWERED_NOTICE, Unanswered, connect_to_host, connect_to_host_telling};
 pub use crate::connection::{Connection, INTRODUCTION_TIMEOUT, PendingClose, refuse};
-pub use crate::error::ConnectionError;
+pub use crate::error::{ConnectionError, tells_unknown_host};
 pub use crate::reading::{MessageReader, SILENCE_TIMEOUT};
 pub use crate::writing::{Closed, MessageWriter};

@@ -40,13 +40,13 @@ exit_codes! {
     Failed = 1, "failed", "failed", "see what the message says";
     Usage = 2, "usage", "the command line is wrong", "see `culvert COMMAND --help`";
     NotFound = 3, "not_found",
-        "a source, destination, host name, profile or transfer does not exist",
+        "a source, destination, host name, profile, transfer or token does not exist",
         "check what the message names, on the host it names";
     NotPermitted = 4, "not_permitted",
-        "not permitted: the partner refused or does not know this key, an account lacks permissions, or ssh could not log in",
+        "not permitted: the partner refused or does not know this key, you are not logged in to the portal, an account lacks permissions, or ssh could not log in",
         "follow the message; ask the partner's admin to run `culvert profile pending`";
     Temporary = 5, "temporary",
-        "temporary: the partner is unreachable or busy, ssh cannot connect, a name server does not answer, or a process or host is out of descriptors or memory",
+        "temporary: the partner or the portal is unreachable or busy, ssh cannot connect, a name server does not answer, or a process or host is out of descriptors or memory",
         "try again, or let `--retries` do it. If the message names a limit, raise it on the host it names";
     SomeFailed = 6, "some_failed",
         "done, but some files failed or were left out",
@@ -59,10 +59,10 @@ exit_codes! {
         "none is needed: the files already exist";
     TimedOut = 10, "timed_out",
         "timed out while waiting",
-        "the transfer continues: run `culvert transfer wait ID` again";
+        "the transfer continues: run `culvert transfer wait ID` again; a login begins anew";
     Verification = 11, "verification",
         "verification failed",
-        "memory or disk of one host is faulty: check both";
+        "memory or disk of one host is faulty: check both. If it is a certificate: follow the message";
     KeyChanged = 12, "key_changed",
         "the partner's key changed",
         "confirm the new key with the partner over another channel, then `culvert profile edit NAME --key KEY`";

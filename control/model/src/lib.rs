@@ -7,6 +7,7 @@
 pub mod address;
 pub mod bounds;
 pub mod exit_code;
+pub mod permitted;
 pub mod profile;
 pub mod progress;
 pub mod record;

@@ -2,6 +2,9 @@
 
 pub use culvert_protocol::counted::grouped as show_count;
 
+/// The lowest rate that can be asked for, in bits per second.
+pub const RATE_MIN: u64 = 1_000;
+
 /// Reads a size in bytes: `4096`, `10G`, `64MiB`, `1.5k`. Decimal suffixes are powers of 1000, `Ki`
 /// … `Ti` powers of 1024.
 ///
@@ -44,7 +47,7 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         _ => return Err(explain()),
     };
     match scale(number, factor) {
-        Some(rate) if rate >= 1_000 => Ok(rate),
+        Some(rate) if rate >= RATE_MIN => Ok(rate),
         Some(_) => Err(format!("a rate of '{text}' is too low: the minimum is 1 kb/s")),
         None => Err(explain()),
     }

@@ -8,13 +8,14 @@ pub mod answers;
 pub mod captures;
 pub mod serving;
 pub mod status;
+mod submission;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -28,6 +29,7 @@ use culvert_model::units::show_bytes;
 use culvert_objects::fs::sources::named::local_source;
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::counted::{agree, counted};
+use culvert_protocol::foreign_text::foreign_text;
 use culvert_state::StateError;
 use culvert_system::log_limit::{self, About};
 use rustix::fs::{Mode, fchmod};
@@ -184,6 +186,8 @@ impl Api {
             .route("/v1/capture", get(capture))
             .route("/v1/capture/{id}/stop", post(stop_capture))
             .route("/metrics", get(metrics))
+            .fallback(no_such_route)
+            .method_not_allowed_fallback(no_such_method)
             .with_state(self);
         serving::serve(listener, router, serving::API, metrics_of_node).await;
     }
@@ -207,6 +211,15 @@ fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+async fn no_such_route(method: Method, uri: Uri) -> Response {
+    error(StatusCode::NOT_FOUND, "not_found", format!("the API has no {method} {}", foreign_text(uri.path())))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Response {
+    let text = format!("the API has {} for another method than {method}", foreign_text(uri.path()));
+    error(StatusCode::METHOD_NOT_ALLOWED, "usage", text)
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
@@ -245,11 +258,17 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     })
 }
 
-async fn capture(State(api): State<Api>, Query(options): Query<CaptureOptions>) -> Response {
-    api.captures.answer(&api.node.engine.supervisor, &options).await
+async fn capture(State(api): State<Api>, options: Result<Query<CaptureOptions>, QueryRejection>) -> Response {
+    match options {
+        Ok(Query(options)) => api.captures.answer(&api.node.engine.supervisor, &options).await,
+        Err(rejection) => error(rejection.status(), "usage", rejection.body_text()),
+    }
 }
 
-async fn stop_capture(State(api): State<Api>, Path(id): Path<u64>) -> Response {
+async fn stop_capture(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse() else {
+        return error(StatusCode::BAD_REQUEST, "usage", format!("{id:?} is not the number of a capture"));
+    };
     if api.captures.stop(id) {
         Json(serde_json::json!({ "stopped": id })).into_response()
     } else {
@@ -293,6 +312,9 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
         }
         Err(rejection) => return error(rejection.status(), "usage", rejection.body_text()),
     };
+    if let Err(reason) = submission::check(&request) {
+        return error(StatusCode::BAD_REQUEST, "usage", format!("the request means nothing in {reason}"));
+    }
     let unfinished = api.node.registry.unfinished_count();
     if unfinished >= QUEUED_MAX {
         return error(

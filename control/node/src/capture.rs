@@ -56,6 +56,29 @@ pub struct CaptureOptions {
     pub seconds: Option<f64>,
 }
 
+impl CaptureOptions {
+    /// Checks what does not depend on the data plane; returns how long the capture lasts.
+    ///
+    /// # Errors
+    /// [`CaptureError::Option`].
+    pub fn check(&self) -> Result<Option<Duration>, CaptureError> {
+        let refuse = |text: String| Err(CaptureError::Option(text));
+        match self.snap_bytes {
+            Some(bytes) if !(1..=SNAP_BYTES_MAX).contains(&bytes) => {
+                return refuse(format!("--snap {bytes}: 1 to {SNAP_BYTES_MAX} bytes of a packet"));
+            }
+            _ if self.packets == Some(0) => return refuse("--packets 0: a capture of nothing".to_owned()),
+            _ => {}
+        }
+        let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose();
+        match seconds {
+            Ok(Some(Duration::ZERO)) => refuse("--seconds 0: a capture of nothing".to_owned()),
+            Ok(seconds) => Ok(seconds),
+            Err(error) => refuse(format!("--seconds: {error}")),
+        }
+    }
+}
+
 /// Why a capture did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -135,13 +158,9 @@ impl Capture {
     /// # Errors
     /// [`CaptureError`].
     pub async fn begin(plane: Arc<DataPlane>, options: &CaptureOptions) -> Result<Self, CaptureError> {
+        let seconds = options.check()?;
         let lanes = lanes_of(plane.lanes().len(), options.lane)?;
         let snap_bytes = options.snap_bytes.unwrap_or(SNAP_BYTES_DEFAULT);
-        if !(1..=SNAP_BYTES_MAX).contains(&snap_bytes) {
-            return Err(CaptureError::Option(format!("--snap {snap_bytes}: 1 to {SNAP_BYTES_MAX} bytes of a packet")));
-        }
-        let seconds = options.seconds.map(Duration::try_from_secs_f64).transpose();
-        let seconds = seconds.map_err(|error| CaptureError::Option(format!("--seconds: {error}")))?;
         let permit = plane.capture_place().ok_or(CaptureError::Busy)?;
         let (stop, stopped) = watch::channel(false);
         let mut capture = Self {

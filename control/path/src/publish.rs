@@ -1,6 +1,5 @@
 //! Makes perfSONAR documents of checks and transfers, and puts them into the spool.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use culvert_model::result::TransferResult;
@@ -32,17 +31,10 @@ pub fn spool(state: &StateDirectory, table: &ArchiveTable) -> Result<Spool, Stri
     opened.map_err(|error| format!("the spool {} cannot be used: {error}", directory.display()))
 }
 
-/// The trust that the word of a setting or option names.
-///
-/// # Errors
-/// In words.
-pub fn trust(word: &str, ca_file: Option<PathBuf>, pin: Option<String>) -> Result<Trust, String> {
-    match word {
-        "ca" => Ok(Trust::Ca(ca_file)),
-        "pin" => Ok(Trust::Pin(pin)),
-        "insecure" => Ok(Trust::Insecure),
-        _ => Err(format!("unknown trust '{word}': write ca, pin or insecure")),
-    }
+/// Whether something has the name of the spool in a state directory.
+#[must_use]
+pub fn has_spool(state: &StateDirectory) -> bool {
+    state.path("paths/spool").symlink_metadata().is_ok()
 }
 
 /// The archive that the settings name.
@@ -56,7 +48,7 @@ pub fn archive(state: &StateDirectory, table: &ArchiveTable, name: &str) -> Resu
         _ => return Err("the archive needs both 'user' and 'password_file', or neither".to_owned()),
     };
     let host = table.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
-    let trust = trust(
+    let trust = Trust::of_word(
         table.trust.as_deref().unwrap_or("ca"),
         table.ca_file.clone(),
         pins(state).map_err(|error| error.to_string())?.remove(&host),
@@ -206,6 +198,5 @@ mod tests {
         assert_eq!(keep_pin(&state, "ps1:443", Some("sha256/x".into())).unwrap(), Some("sha256/x".to_owned()));
         assert_eq!(keep_pin(&state, "ps1:443", Some("sha256/y".into())).unwrap(), None);
         assert_eq!(pins(&state).unwrap()["ps1:443"], "sha256/x");
-        assert!(trust("maybe", None, None).unwrap_err().contains("ca, pin or insecure"));
     }
 }

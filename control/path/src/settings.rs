@@ -6,15 +6,18 @@
 mod section;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use culvert_model::permitted;
 use culvert_model::units::{parse_rate, show_rate};
+use culvert_perfsonar::http::{Trust, check_url};
 use culvert_perfsonar::responder::ResponderConfig;
 use culvert_perfsonar::sources::{Network, Permitted};
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 
-use crate::settings::section::{Shown, file, list, or, required, section};
+use crate::settings::section::{Shown, Wrong, any, file, if_set, list, or, required, section};
 
 /// The highest rate of a check's probes unless another is set.
 pub const RATE_DEFAULT: u64 = 10_000_000_000;
@@ -26,6 +29,14 @@ pub const SPOOL_DOCUMENTS_DEFAULT: usize = 10_000;
 pub const SPOOL_BYTES_DEFAULT: u64 = 256 << 20;
 /// How long transfers rely on a record unless another time is set.
 pub const FRESH_HOURS_DEFAULT: u32 = 24;
+/// The longest check that can be permitted: a day.
+const SECONDS_MAX: u32 = 86_400;
+/// More sessions than a host has ports are of no use.
+const SESSIONS_MAX: usize = 65_535;
+/// Names of more documents would take longer to list than to deliver.
+const SPOOL_DOCUMENTS_MAX: usize = 1_000_000;
+/// From the size of one document, with its histogram or route, to 1 PiB.
+const SPOOL_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 50);
 /// No secret is longer.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
@@ -51,6 +62,7 @@ section! {
             example: true,
             default: "true",
             show: |answer| or(answer.as_ref(), &true),
+            permitted: any,
         }
         /// Partners whose checks are not answered
         #[serde(default)]
@@ -58,30 +70,35 @@ section! {
             example: ["lab-x"],
             default: "nobody",
             show: |partners| list(partners, "nobody"),
+            permitted: |partners| partners.iter().try_for_each(|partner| permitted::name(partner)),
         }
         /// Highest rate of probes, in both directions
         rate: Option<Rate> {
             example: "10G",
             default: "10G",
             show: |rate| or(rate.as_ref(), &Rate(RATE_DEFAULT)),
+            permitted: any,
         }
         /// Longest check that is answered, in seconds
         seconds: Option<u32> {
             example: 600,
             default: "600",
             show: |seconds| or(seconds.as_ref(), &SECONDS_DEFAULT),
+            permitted: |seconds| if_set(seconds.as_ref(), |&seconds| permitted::number(seconds, 1..=SECONDS_MAX)),
         }
         /// UDP port of probes
         port: Option<u16> {
             example: 7272,
             default: "the number of the control connection's TCP port",
             show: |port| or(port.as_ref(), "as listen"),
+            permitted: |port| if_set(port.as_ref(), |&port| permitted::number(port, 1..=u16::MAX)),
         }
-        /// Hours for which transfers rely on a record
+        /// Hours for which transfers rely on a record; 0 for never
         fresh_hours: Option<u32> {
             example: 24,
             default: "24",
             show: |hours| or(hours.as_ref(), &FRESH_HOURS_DEFAULT),
+            permitted: any,
         }
     }
 }
@@ -96,12 +113,14 @@ section! {
             example: "[::]:8620",
             default: "off",
             show: |address| or(address.as_ref(), "off"),
+            permitted: |address| if_set(address.as_ref(), reachable),
         }
         /// Address and TCP port of TWAMP-Control
         twamp: Option<SocketAddr> {
             example: "[::]:8620",
             default: "off",
             show: |address| or(address.as_ref(), "off"),
+            permitted: |address| if_set(address.as_ref(), reachable),
         }
         /// Networks that may measure in addition to partners and the hosts of [psconfig]
         #[serde(default)]
@@ -109,18 +128,21 @@ section! {
             example: ["192.0.2.0/24", "2001:db8::/32"],
             default: "partners only",
             show: |networks| list(networks, "partners only"),
+            permitted: any,
         }
         /// TWAMP sessions, and STAMP sessions with a state of their own, at a time
         sessions: Option<usize> {
             example: 100,
             default: "100",
             show: |sessions| or(sessions.as_ref(), &ResponderConfig::default().sessions),
+            permitted: |sessions| if_set(sessions.as_ref(), |&sessions| permitted::number(sessions, 1..=SESSIONS_MAX)),
         }
         /// Packets per second and host; a session gets a tenth of it
         packets_per_second: Option<u32> {
             example: 10000,
             default: "10000",
             show: |packets| or(packets.as_ref(), &ResponderConfig::default().packets_per_second),
+            permitted: |packets| if_set(packets.as_ref(), |&packets| permitted::number(packets, 10..=u32::MAX)),
         }
         /// First and last UDP port of TWAMP sessions
         test_ports: Option<(u16, u16)> {
@@ -130,12 +152,14 @@ section! {
                 let used = ports.or(ResponderConfig::default().test_ports);
                 (used.map_or_else(|| "any".to_owned(), |(first, last)| format!("{first}-{last}")), ports.is_some())
             },
+            permitted: |ports| if_set(ports.as_ref(), port_range),
         }
         /// File with the secret of authenticated STAMP, which replaces unauthenticated STAMP
         stamp_key_file: Option<PathBuf> {
             example: "/etc/culvert/stamp.key",
             default: "none",
             show: |path| file(path.as_ref()),
+            permitted: |path| if_set(path.as_ref(), |path| permitted::path(path)),
         }
     }
 }
@@ -148,48 +172,56 @@ section! {
             example: "https://archive.example.org/logstash",
             default: "none; required",
             show: required,
+            permitted: |url| archive_url(url),
         }
         /// User for basic authentication
         user: Option<String> {
             example: "perfsonar",
             default: "none",
             show: |user| or(user.as_ref(), "none"),
+            permitted: |user| if_set(user.as_ref(), |user| login_user(user)),
         }
         /// File with the user's password
         password_file: Option<PathBuf> {
             example: "/etc/culvert/archive.password",
             default: "none",
             show: |path| file(path.as_ref()),
+            permitted: |path| if_set(path.as_ref(), |path| permitted::path(path)),
         }
         /// How the archive's certificate is verified: ca, pin or insecure
         trust: Option<String> {
             example: "ca",
             default: "ca",
             show: |trust| or(trust.as_ref(), "ca"),
+            permitted: |word| if_set(word.as_ref(), |word| Trust::of_word(word, None, None).map(drop)),
         }
         /// File with CA certificates in PEM format
         ca_file: Option<PathBuf> {
             example: "/etc/ssl/certs/ca-certificates.crt",
             default: "the host's CA certificates",
             show: |path| file(path.as_ref()),
+            permitted: |path| if_set(path.as_ref(), |path| permitted::path(path)),
         }
         /// Name of this node in published documents (x-ps-observer)
         observer: Option<String> {
             example: "dtn1.example.org",
             default: "the node's name",
             show: |name| or(name.as_ref(), "as name"),
+            permitted: |name| if_set(name.as_ref(), |name| permitted::name(name)),
         }
         /// Most documents that are queued while the archive is unreachable; the oldest are dropped
         spool_documents: Option<usize> {
             example: 10000,
             default: "10000",
             show: |documents| or(documents.as_ref(), &SPOOL_DOCUMENTS_DEFAULT),
+            permitted: |documents| if_set(documents.as_ref(), |&documents| permitted::number(documents, 1..=SPOOL_DOCUMENTS_MAX)),
         }
         /// Most bytes that are queued while the archive is unreachable
         spool_bytes: Option<u64> {
             example: 268435456,
             default: "268435456",
             show: |bytes| or(bytes.as_ref(), &SPOOL_BYTES_DEFAULT),
+            permitted: |bytes| if_set(bytes.as_ref(), |&bytes| permitted::number(bytes, SPOOL_BYTES)),
         }
     }
 }
@@ -203,12 +235,14 @@ section! {
             example: "0.0.0.0:8473",
             default: "none; required",
             show: required,
+            permitted: reachable,
         }
         /// Name or address at which the hosts reach this one
         address: String {
             example: "dtn1.example.org",
             default: "none; required",
             show: required,
+            permitted: |host| permitted::host(host),
         }
         /// perfSONAR hosts that measure to this one
         #[serde(default)]
@@ -216,11 +250,25 @@ section! {
             example: ["ps1.example.org", "ps2.example.org"],
             default: "none",
             show: |hosts| list(hosts, "none"),
+            permitted: |hosts| hosts.iter().try_for_each(|host| permitted::host(host)),
         }
     }
 }
 
 impl PathSettings {
+    /// The first setting whose value means nothing, by its full name, with the reason and what is
+    /// permitted.
+    ///
+    /// # Errors
+    /// That setting.
+    pub fn check(&self) -> Result<(), Wrong> {
+        self.path.check()?;
+        self.responder.as_ref().map_or(Ok(()), ResponderTable::check)?;
+        self.archive.as_ref().map_or(Ok(()), ArchiveTable::check)?;
+        self.archive.as_ref().map_or(Ok(()), ArchiveTable::check_together)?;
+        self.psconfig.as_ref().map_or(Ok(()), PsconfigTable::check)
+    }
+
     /// Every setting as name and text, and whether the file sets it, for `culvert config show`. A
     /// table that the file does not have is one line, except `[path]`.
     #[must_use]
@@ -306,6 +354,20 @@ impl ResponderTable {
 }
 
 impl ArchiveTable {
+    /// Finds settings that mean nothing without others.
+    fn check_together(&self) -> Result<(), Wrong> {
+        match (&self.user, &self.password_file) {
+            (Some(_), None) => return Err(("archive.user", "it needs 'password_file' too".to_owned())),
+            (None, Some(_)) => return Err(("archive.password_file", "it needs 'user' too".to_owned())),
+            _ => {}
+        }
+        let is_of_ca = self.trust.as_deref().is_none_or(|trust| trust == "ca");
+        if self.ca_file.is_some() && !is_of_ca {
+            return Err(("archive.ca_file", "it is for trust = \"ca\" only: leave one of the two out".to_owned()));
+        }
+        Ok(())
+    }
+
     /// The most documents that wait.
     #[must_use]
     pub fn spool_documents_max(&self) -> usize {
@@ -328,4 +390,32 @@ pub fn read_secret(path: &std::path::Path) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))?;
     let end = secret.iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(0, |last| last + 1);
     if end == 0 { Err(format!("the secret in {} is empty", path.display())) } else { Ok(secret[..end].to_vec()) }
+}
+
+/// Refuses port 0: whoever measures must know the port.
+fn reachable(address: &SocketAddr) -> Result<(), String> {
+    permitted::local(address.ip())?;
+    permitted::number(address.port(), 1..=u16::MAX).map_err(|reason| format!("port {reason}"))
+}
+
+fn port_range(&(first, last): &(u16, u16)) -> Result<(), String> {
+    if first > last {
+        return Err(format!("[{first}, {last}] has its first port above its last: write [{last}, {first}]"));
+    }
+    permitted::number(first, 1..=u16::MAX).map_err(|reason| format!("port {reason}"))
+}
+
+/// Checks the URL of an archive.
+fn archive_url(url: &str) -> Result<(), String> {
+    check_url(url).map_err(|error| error.to_string())?;
+    if url.contains('@') {
+        return Err("the login does not stand in the URL: write it as 'user' and 'password_file'".to_owned());
+    }
+    Ok(())
+}
+
+/// Checks a user of HTTP's basic authentication (RFC 7617, section 2).
+fn login_user(user: &str) -> Result<(), String> {
+    permitted::name(user)?;
+    if user.contains(':') { Err(format!("a user such as '{user}' cannot have a colon")) } else { Ok(()) }
 }

@@ -74,9 +74,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
-    use culvert_link::messages::{FromDataPlane, LaneReady};
+    use culvert_link::messages::{FromDataPlane, LaneReady, OpenSend};
+    use culvert_protocol::keys::Secret;
+    use culvert_protocol::seal::Cipher;
 
     use super::*;
+    use crate::events::{SendEvent, event_queue};
+    use crate::slots::WantedFlow;
 
     /// Longer than a loaded host takes to end a process.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -140,6 +144,30 @@ mod tests {
         assert_eq!(plane.sandbox_gaps(), ["\\u{1b}[2J"]);
         let how = tokio::time::timeout(PATIENCE, plane.died()).await.expect("it counts as alive");
         assert!(how.contains("sent an unreadable message"), "{how}");
+    }
+
+    /// Regression: the slot stayed taken.
+    #[tokio::test]
+    async fn a_flow_that_the_process_cannot_be_told_of_leaves_its_slot_free() {
+        let plane = start(&[ready(1), b"nonsense".to_vec()]).await.expect("it has started");
+        tokio::time::timeout(PATIENCE, plane.died()).await.expect("it counts as alive");
+        let (events, _received) = event_queue::<SendEvent>();
+        let wanted = WantedFlow { tag: 0, holder: 0, has_others: false };
+        let slot = plane.take_send_slot(0, wanted, &events).unwrap();
+        let open = OpenSend {
+            lane: 0,
+            slot,
+            flow_id: 1,
+            holder: 0,
+            secret: Secret::new(&[1; 32]),
+            cipher: Cipher::Aes256Gcm,
+            partner: "192.0.2.1:1".parse().unwrap(),
+            probe_datagram_bytes: vec![1_472],
+            chunk_bytes: 1 << 18,
+            checksum: true,
+        };
+        plane.open_send(open).await.unwrap_err();
+        assert_eq!(plane.take_send_slot(0, wanted, &events).unwrap(), slot);
     }
 
     #[tokio::test]

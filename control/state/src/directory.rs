@@ -46,6 +46,21 @@ impl StateDirectory {
         Ok(state)
     }
 
+    /// Uses `root` if it exists, and makes nothing in it; `None` if nothing has the name.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Unusable`] if it or a subdirectory is something else.
+    pub fn existing(root: impl Into<PathBuf>) -> Result<Option<Self>, StateError> {
+        let state = Self { root: root.into() };
+        if !has(&state.root)? {
+            return Ok(None);
+        }
+        for directory in DIRECTORIES {
+            has(&state.path(directory))?;
+        }
+        Ok(Some(state))
+    }
+
     /// Makes a subdirectory, unless it exists.
     ///
     /// # Errors
@@ -214,15 +229,21 @@ impl StateDirectory {
         })
     }
 
-    /// The names of a subdirectory's files that have a suffix: without it, sorted.
+    /// The names of a subdirectory's files that have a suffix: without it, sorted. None if there is
+    /// no such subdirectory.
     ///
     /// # Errors
-    /// [`StateError::Os`].
+    /// [`StateError`].
     pub fn list(&self, directory: &str, suffix: &str) -> Result<Vec<String>, StateError> {
         let path = self.path(directory);
         let os = |error| StateError::Os { what: "list", path: path.clone(), error };
         let mut names = Vec::new();
-        for entry in fs::read_dir(&path).map_err(os)? {
+        let entries = match fs::read_dir(&path) {
+            // Until something is stored, there is no directory.
+            Err(error) if error.kind() == ErrorKind::NotFound && !has(&path)? => return Ok(names),
+            entries => entries.map_err(os)?,
+        };
+        for entry in entries {
             let name = entry.map_err(os)?.file_name();
             if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(suffix)) {
                 names.push(name.to_owned());
@@ -244,6 +265,14 @@ impl StateDirectory {
             Err(error) => Err(StateError::Os { what: "remove", path, error }),
         }
     }
+}
+
+/// Whether a directory exists.
+fn has(path: &Path) -> Result<bool, StateError> {
+    regular_file::has_directory(path).map_err(|error| match error {
+        ReadError::Os(error) => StateError::Os { what: "look into", path: path.to_owned(), error },
+        error => StateError::Unusable { path: path.to_owned(), reason: error.to_string() },
+    })
 }
 
 #[cfg(test)]

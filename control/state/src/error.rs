@@ -68,6 +68,15 @@ pub enum StateError {
         /// The file that must be written first.
         path: PathBuf,
     },
+    /// A defect of this program ended the thread that writes a file.
+    #[error(
+        "{path} was not written: the thread that writes it has ended, which is a defect of Culvert; \
+         restart this program, and report its messages"
+    )]
+    NotWritten {
+        /// The file.
+        path: PathBuf,
+    },
     /// The private key is missing, and partners know this node by it.
     #[error(
         "{path} is missing, but there are profiles: partners know this node by the key in that \

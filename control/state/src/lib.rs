@@ -8,6 +8,7 @@
 //! receipts/        a text for each completed transfer
 //! journals/        what incoming transfers have stored so far
 //! paths/           measurements of paths, and documents that wait for the archive
+//! portals.json     portals that somebody is logged in to, with their tokens, mode 0600
 //! tuning/          what culvert tune has changed, for its undo
 //! api.sock         the running node's API
 //! node.lock        held while a node runs

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -121,9 +121,10 @@ impl StateWriter {
 
     async fn wait(&self, name: String, change: Change, must_succeed: bool) -> Result<(), StateError> {
         let (told, done) = oneshot::channel();
+        let path = self.state.path(&name);
         self.send(Job { name, change, must_succeed, told: Some(told) });
         // A thread ends only after this writer: an answer is missing only if it panicked.
-        done.await.unwrap_or(Ok(()))
+        done.await.unwrap_or(Err(StateError::NotWritten { path }))
     }
 
     fn send(&self, job: Job) {
@@ -132,7 +133,12 @@ impl StateWriter {
         let mut hasher = DefaultHasher::new();
         stem_of(&job.name).hash(&mut hasher);
         if let Some(thread) = self.threads.get(hasher.finish() as usize % THREADS) {
-            let _ = thread.get_or_init(|| self.start()).send(WriteCommand::CarryOut(job));
+            let sent = thread.get_or_init(|| self.start()).send(WriteCommand::CarryOut(job));
+            if let Err(SendError(WriteCommand::CarryOut(lost))) = sent
+                && lost.told.is_none()
+            {
+                say_aside!("culvert: {}", StateError::NotWritten { path: self.state.path(&lost.name) });
+            }
         }
     }
 }
@@ -260,6 +266,22 @@ mod tests {
         while !what() {
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Regression: it counted as written.
+    #[test]
+    fn what_no_thread_is_left_to_write_is_not_written() {
+        let (_room, state, writer) = state();
+        for thread in &writer.threads {
+            thread.set(channel().0).unwrap();
+        }
+        let gone = run(writer.write("transfers/a.json".into(), vec![1]));
+        assert!(matches!(gone, Err(StateError::NotWritten { .. })), "{gone:?}");
+        let gone = run(writer.write_surely("transfers/b.json".into(), vec![1])).unwrap_err().to_string();
+        assert!(gone.contains("b.json") && gone.contains("restart"), "{gone}");
+        writer.write_later("transfers/c.json".into(), vec![1]);
+        run(writer.settle());
+        assert!(state.list("transfers", ".json").unwrap().is_empty());
     }
 
     #[test]

@@ -112,6 +112,24 @@ pub fn make_directory(path: &Path) -> Result<(), ReadError> {
     })
 }
 
+/// Whether one of Culvert's own directories exists.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::NotADirectory`] if something else has its name.
+pub fn has_directory(path: &Path) -> Result<bool, ReadError> {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => Ok(true),
+        Ok(_) => Err(ReadError::NotADirectory(word(path.symlink_metadata()?.file_type()))),
+        // A dangling symlink is not nothing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.symlink_metadata() {
+            Ok(found) => Err(ReadError::NotADirectory(word(found.file_type()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The noun for a kind of file, with its article.
 #[must_use]
 pub fn word(kind: FileType) -> &'static str {

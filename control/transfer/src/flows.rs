@@ -143,7 +143,13 @@ impl SendingFlows {
         let mut refused = None;
         for offer in offers {
             match opened.take_up(context, offer, events)? {
-                Ok(open) => context.plane.open_send(open).await?,
+                Ok(open) => {
+                    if let Err(error) = context.plane.open_send(open).await {
+                        // Its slot may be another's by the time the others are closed.
+                        opened.flows.pop();
+                        return Err(error.into());
+                    }
+                }
                 // An offer that is not taken up stays unused: the receiver needs no segment of each
                 // flow.
                 Err(error) => refused = Some(error),

@@ -55,8 +55,9 @@ pub const fn mtu_min(partner: IpAddr) -> u32 {
     DATAGRAM_BYTES_MIN as u32 + header_bytes(partner)
 }
 
-/// Bytes of the IP and UDP headers.
-const fn header_bytes(partner: IpAddr) -> u32 {
+/// Bytes of the IP and UDP headers, without options.
+#[must_use]
+pub const fn header_bytes(partner: IpAddr) -> u32 {
     if partner.is_ipv6() { 40 + 8 } else { 20 + 8 }
 }
 

@@ -5,12 +5,17 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::HeaderMap;
 
 /// Whose word about a client's address is believed.
-#[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Vec<Network>);
+#[derive(Debug, Default)]
+pub struct TrustedProxies {
+    networks: Vec<Network>,
+    /// Whether the log has been told that somebody else's word was not.
+    has_told: AtomicBool,
+}
 
 /// A network in CIDR notation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +62,7 @@ impl TrustedProxies {
     /// Believes what is in these networks.
     #[must_use]
     pub const fn new(networks: Vec<Network>) -> Self {
-        Self(networks)
+        Self { networks, has_told: AtomicBool::new(false) }
     }
 
     /// Where a request comes from whose connection comes from `peer`.
@@ -68,6 +73,7 @@ impl TrustedProxies {
         let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
         for hop in hops.iter().rev() {
             if !self.trusts(at) {
+                self.tell_of(at, peer);
                 break;
             }
             // What is no address was not written by a proxy that is to be trusted.
@@ -80,7 +86,19 @@ impl TrustedProxies {
     /// Whether an address is one of a trusted proxy.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(address))
+        self.networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Tells the log, once, of a proxy that is not trusted: all who come by it count as one
+    /// address.
+    fn tell_of(&self, at: IpAddr, peer: IpAddr) {
+        if at == peer.to_canonical() && !self.has_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                peer = %at,
+                "X-Forwarded-For comes from an address that is not trusted, and is not believed: if a reverse proxy is \
+                 there, start the portal with --trusted-proxy {at}, or all its clients count as one address"
+            );
+        }
     }
 }
 

@@ -8,14 +8,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use culvert_portal_model::id::Id;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_service::actor::Actor;
 use culvert_portal_service::people::credentials;
 
 use crate::cookie;
 use crate::problem::Refusal;
-use crate::request_log::RequestNumber;
 use crate::state::Api;
+
+/// A request's number, as the log and the audit trail have it.
+#[derive(Debug, Clone)]
+pub struct RequestNumber(pub String);
 
 /// The address of the connection, put into each request by whoever accepted it.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +28,10 @@ pub struct Peer(pub IpAddr);
 /// The address that the request comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub IpAddr);
+
+/// Whose account has asked: on an answer, for the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Account(pub Id);
 
 /// Who asks. Somebody who has not logged in is somebody, too.
 #[derive(Debug, Clone)]
@@ -82,8 +90,8 @@ impl Credential {
 /// Finds out who asks. A cookie that is no longer good is as none for what needs none, so that
 /// somebody whose session has ended can log in.
 pub async fn identify(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-    let address = api.proxies.client(peer, request.headers());
+    let unknown = IpAddr::from([0, 0, 0, 0]);
+    let address = request.extensions().get::<ClientAddress>().map_or(unknown, |address| address.0);
     let number = request.extensions().get::<RequestNumber>().map(|number| number.0.clone());
     let credential = match Credential::of(request.headers(), api.is_secure) {
         Ok(credential) => credential,
@@ -96,11 +104,15 @@ pub async fn identify(State(api): State<Api>, mut request: Request, next: Next) 
         }
         (Err(refusal), _) => return refusal.into_response(),
     };
+    let account = actor.user();
     let extensions = request.extensions_mut();
     extensions.insert(Caller(Actor { request: number, ..actor }));
-    extensions.insert(ClientAddress(address));
     extensions.insert(credential);
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Some(account) = account {
+        response.extensions_mut().insert(Account(account));
+    }
+    response
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -19,12 +19,18 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let Some(value) = parts.headers.get(header::IF_MATCH) else {
-            let detail = "say which version you change: send the ETag that you read as If-Match";
+            let detail = "say which version you change: send the ETag that you read as If-Match, as \"v2\"";
             return Err(Refusal::new(Problem::PreconditionNeeded, detail));
         };
         // Whatever this portal has not given matches nothing.
-        let changed =
-            || Refusal::new(Problem::Changed, "the value of If-Match is not the ETag of what is there: read it again");
+        let changed = || {
+            let given: String = String::from_utf8_lossy(value.as_bytes()).chars().take(40).collect();
+            let detail = format!(
+                "If-Match is {given}, which is no ETag of this portal: send the one that was read, with its quotation \
+                 marks, as \"v2\""
+            );
+            Refusal::new(Problem::Changed, detail)
+        };
         let text = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
         let version = text.and_then(|text| text.strip_prefix('v')?.parse().ok());
         version.filter(|version| *version >= 0).map(Self).ok_or_else(changed)

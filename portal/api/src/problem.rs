@@ -21,7 +21,7 @@ pub struct ProblemDocument {
     pub code: String,
     /// What, where, why, and what helps.
     pub detail: String,
-    /// The field that is wrong.
+    /// The field that is wrong; within another, as `account.name` or `roles[0]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }
@@ -60,7 +60,7 @@ impl IntoResponse for Refusal {
             status: problem.status(),
             code: problem.code().to_owned(),
             detail: fault.detail,
-            field: fault.field.map(str::to_owned),
+            field: fault.field.map(str::to_owned).or(fault.place),
         };
         let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&document).unwrap_or_default();

@@ -6,6 +6,7 @@ use culvert_portal_model::problem::Problem;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Refusal;
+use crate::reading;
 
 /// The query of a request.
 #[derive(Debug)]
@@ -15,18 +16,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for StrictQuery<T>
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let bad = |detail: String| Refusal::new(Problem::BadRequest, detail);
+        let bad = |detail: &str| Refusal::new(Problem::BadRequest, detail);
         let text = parts.uri.query().unwrap_or_default();
         if text.to_ascii_lowercase().contains("%00") {
-            return Err(bad("the query contains the character NUL".to_owned()));
+            return Err(bad("the query contains the character NUL"));
         }
         if percent_decode(text).is_none() {
-            return Err(bad("the query is not UTF-8".to_owned()));
+            return Err(bad("the query is not UTF-8"));
         }
-        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
-        query
-            .map(|query| Self(query.0))
-            .map_err(|error| bad(format!("the query cannot be read: {}", error.body_text())))
+        let reader = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(text.as_bytes()));
+        serde_path_to_error::deserialize(reader).map(Self).map_err(|error| reading::query(&error))
     }
 }
 

@@ -1,19 +1,23 @@
 //! `Idempotency-Key`: a client that did not hear the answer repeats its request, and hears it.
 //!
-//! The key belongs to whoever asks, and is kept with the hash of the request: the same key with
-//! another content is refused. Answers that say "not now" are not kept: the request may come again.
+//! The key belongs to the session or token that asks, and not to its person: an answer may show
+//! what another token of theirs must not see. It is kept with a mark of the request, which nobody
+//! makes without the portal's key, for a request may hold a password: the same key with another
+//! content is refused. Answers that say "not now" are not kept: the request may come again.
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use culvert_portal_model::audit::Who;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_service::fault::Fault;
 use culvert_portal_service::idempotency;
 use culvert_portal_service::idempotency::{Claim, KeptAnswer, Verdict};
-use culvert_portal_service::secret::hex;
 
+use crate::admission;
 use crate::caller::Caller;
 use crate::problem::Refusal;
 use crate::state::Api;
@@ -35,21 +39,21 @@ pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) ->
     let key = match key_of(&request) {
         Ok(Some(key)) => key,
         Ok(None) => return next.run(request).await,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return unless_not_admitted(&api, &mut request.into_parts().0, refusal).await,
     };
-    let Some(user) = request.extensions().get::<Caller>().and_then(|caller| caller.0.user()) else {
+    let Some(caller) = request.extensions().get::<Caller>().and_then(|caller| credential(&caller.0.who)) else {
         // Who has not logged in has no keys: what they may do is spent by its own secret.
         return next.run(request).await;
     };
-    let caller = user.text();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let bytes = match strict_json::content(body).await {
         Ok(bytes) => bytes,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return unless_not_admitted(&api, &mut parts, refusal).await,
     };
-    let hash = hash_of(&parts.method, &parts.uri.to_string(), &bytes);
+    let uri = parts.uri.to_string();
+    let mark = api.portal.signing.mark("request", &[parts.method.as_str().as_bytes(), uri.as_bytes(), &bytes]);
     request = Request::from_parts(parts, Body::from(bytes));
-    let claim = match idempotency::claim(&api.portal, &caller, &key, &hash).await {
+    let claim = match idempotency::claim(&api.portal, &caller, &key, &mark).await {
         Ok(Verdict::Repeat(answer)) => return repeated(&answer),
         Ok(Verdict::Do(claim)) => claim,
         Err(fault) => return Refusal(fault).into_response(),
@@ -59,6 +63,11 @@ pub async fn repeat(State(api): State<Api>, mut request: Request, next: Next) ->
     }
     let response = next.run(request).await;
     settle(&api, &claim, response).await
+}
+
+/// What is wrong with a request, for those who may make it.
+async fn unless_not_admitted(api: &Api, parts: &mut Parts, refusal: Refusal) -> Response {
+    admission::check(api, parts).await.err().unwrap_or(refusal).into_response()
 }
 
 async fn settle(api: &Api, claim: &Claim, response: Response) -> Response {
@@ -96,10 +105,13 @@ fn key_of(request: &Request) -> Result<Option<String>, Refusal> {
     Ok(Some(key.to_owned()))
 }
 
-fn hash_of(method: &Method, uri: &str, body: &[u8]) -> String {
-    let mut text = format!("{method}\n{uri}\n").into_bytes();
-    text.extend_from_slice(body);
-    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text).as_ref())
+/// Whose keys they are. Who has not logged in has none.
+fn credential(who: &Who) -> Option<String> {
+    match who {
+        Who::Session { session, .. } => Some(format!("session {session}")),
+        Who::Token { token, .. } => Some(format!("token {token}")),
+        Who::Host | Who::Portal | Who::Nobody => None,
+    }
 }
 
 fn repeated(answer: &KeptAnswer) -> Response {

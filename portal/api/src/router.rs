@@ -1,21 +1,22 @@
 //! The layers that every request passes, and the routes behind them.
 //!
 //! From the outside in: a number and a line in the log; a task of its own, with a time; headers of
-//! security; the size of the content; requests from other sites; who asks; repetition; the handler.
+//! security; the size of the head; requests from other sites; who asks; repetition; whether they
+//! may; the handler, which reads the content.
 
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use culvert_portal_model::problem::Problem;
 use tower::ServiceBuilder;
 use tower_http::csrf::CsrfLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::problem::Refusal;
 use crate::state::Api;
-use crate::{caller, cookie, health, openapi, repetition, request_log, tasks};
+use crate::{admission, caller, cookie, head, health, landing, openapi, repetition, request_log, tasks};
 
 /// What every answer says to a browser (OWASP Secure Headers).
 const HEADERS: [(HeaderName, &str); 8] = [
@@ -42,28 +43,35 @@ pub fn router(api: &Api) -> Router {
     let router = Router::new()
         .nest("/api/v1", routes)
         .route("/api/v1/openapi.json", served)
+        .merge(landing::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(api.clone());
     let layers = ServiceBuilder::new()
         .layer(from_fn_with_state(api.clone(), request_log::log))
+        .layer(middleware::from_fn(head::check))
         .layer(middleware::from_fn(tasks::detach))
         .layer(csrf())
         .layer(from_fn_with_state(api.clone(), caller::identify))
-        .layer(from_fn_with_state(api.clone(), repetition::repeat));
+        .layer(from_fn_with_state(api.clone(), repetition::repeat))
+        .layer(from_fn_with_state(api.clone(), admission::admit));
     let health = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .with_state(api.clone());
-    let router = router.layer(layers).merge(health);
-    let router = HEADERS.into_iter().fold(router, |router, (name, value)| {
-        router.layer(SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)))
-    });
-    if api.is_secure {
-        let value = HeaderValue::from_static("max-age=31536000; includeSubDomains");
-        return router.layer(SetResponseHeaderLayer::if_not_present(header::STRICT_TRANSPORT_SECURITY, value));
+    router.layer(layers).merge(health).layer(from_fn_with_state(api.clone(), tell_browsers))
+}
+
+/// Adds what every answer says to a browser. One layer for all of it: each costs every request.
+async fn tell_browsers(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    // This name only: what is below it may be other services, which know of no TLS.
+    let over_tls = api.is_secure.then_some((header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
+    for (name, value) in HEADERS.into_iter().chain(over_tls) {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    router
+    response
 }
 
 /// Refuses what a page of another site sends with this one's cookie.

@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 
 use crate::events;
 use crate::state::Api;
+pub use paths::PathId;
 
 /// All routes of `/api/v1`.
 pub fn all() -> OpenApiRouter<Api> {

@@ -18,6 +18,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::problem::Refusal;
+use crate::reading;
 
 /// The largest content of a request.
 pub const BYTES_MAX: usize = 256 * 1024;
@@ -75,7 +76,8 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut reader).map_err(bad)?;
     reader.end().map_err(bad)?;
-    serde_json::from_slice(bytes).map_err(bad)
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| reading::content(&error))
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {

@@ -55,7 +55,7 @@ pub struct AuditEntry {
     pub address: Option<String>,
     /// The request, as the log names it.
     pub request: Option<String>,
-    /// What was done: a word of the table of actions.
+    /// What was done: a word of the table of actions in `docs/portal.md`.
     pub action: String,
     /// On what kind of thing.
     pub object: String,
@@ -76,7 +76,8 @@ pub struct ChainedEntry {
     pub number: i64,
     /// The entry.
     pub entry: AuditEntry,
-    /// Its hash, in hexadecimal: SHA-256 over the hash before, the number, and the entry's text.
+    /// Its hash, in hexadecimal: SHA-256 over the hash before, the number, and the entry's text, as
+    /// `docs/portal-operations.md` writes it down byte by byte.
     pub hash: String,
 }
 
@@ -87,7 +88,7 @@ pub struct AuditHead {
     pub number: i64,
     /// Its hash.
     pub hash: String,
-    /// The portal's signature (Ed25519) over number and hash, in hexadecimal.
+    /// The portal's signature (Ed25519) over number and hash, in hexadecimal: see `ChainedEntry`.
     pub signature: String,
     /// The portal's public key, in hexadecimal.
     pub key: String,

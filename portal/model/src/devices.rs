@@ -34,6 +34,8 @@ pub struct DeviceRequest {
     pub address: String,
     /// What it wants to be allowed.
     pub scopes: Vec<Scope>,
+    /// For how many days it wants its token to be good, if it has said so.
+    pub days: Option<u32>,
     /// When it asked.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

@@ -57,6 +57,13 @@ macro_rules! actions {
                 match self { $(Self::$name => $step_up,)* }
             }
 
+            /// Whether that proof must be newer than the login: so a cookie that was stolen just
+            /// after it does not take the account away from its owner.
+            #[must_use]
+            pub const fn needs_new_proof(self) -> bool {
+                matches!(self, Self::SecondFactorRemove)
+            }
+
             /// On whose things a role may carry it out.
             #[must_use]
             pub const fn access(self, role: Role) -> Access {
@@ -90,8 +97,10 @@ actions! {
     PasswordChange, "password.change", Never, true,                        [Own Own Own Own Own];
     /// Prove again who one is.
     StepUp, "self.step-up", Never, false,                                  [Own Own Own Own Own];
-    /// Set up or remove one's own second factor.
+    /// Set up one's own second factor.
     SecondFactorChange, "second-factor.change", Never, true,               [Own Own Own Own Own];
+    /// Remove one's own second factor or passkey, or replace the recovery codes.
+    SecondFactorRemove, "second-factor.remove", Never, true,               [Own Own Own Own Own];
     /// See and end one's own sessions, or those of others.
     SessionList, "session.list", Never, false,                             [Any Own Own Own Own];
     /// End the session that asks.
@@ -104,6 +113,8 @@ actions! {
     TokenCreate, "token.create", Never, true,                              [Own Own Own Own Own];
     /// Revoke an API token.
     TokenRevoke, "token.revoke", Never, false,                             [Any Own Own Own Own];
+    /// Give up the token that asks.
+    TokenGiveUp, "token.give-up", Every, false,                            [Own Own Own Own Own];
     /// See what a device without a browser wants.
     DeviceShow, "device.show", Never, false,                               [Own Own Own Own Own];
     /// Let a device without a browser log in as oneself.
@@ -115,13 +126,15 @@ actions! {
     /// See one person.
     UserShow, "user.show", Scoped(PeopleRead), false,                      [Any Any Own Own Any];
     /// Make a person's account.
-    UserCreate, "user.create", Scoped(PeopleWrite), true,                  [Any None None None None];
+    UserCreate, "user.create", Never, true,                                [Any None None None None];
     /// Change a person's name, address or state.
-    UserEdit, "user.edit", Scoped(PeopleWrite), true,                      [Any None None None None];
+    UserEdit, "user.edit", Never, true,                                    [Any None None None None];
     /// Give or take roles.
     UserRoles, "user.roles", Never, true,                                  [Any None None None None];
     /// Make a link by which a person sets a new password.
     UserResetLink, "user.reset-link", Never, true,                         [Any None None None None];
+    /// Remove somebody's second factor, who has lost it.
+    UserSecondFactor, "user.second-factor", Never, true,                   [Any None None None None];
     /// See groups.
     GroupList, "group.list", Scoped(PeopleRead), false,                    [Any Any Own Own Any];
     /// Make, change or delete a group, or change who is in it.
@@ -135,7 +148,7 @@ actions! {
     /// See settings.
     SettingsShow, "settings.show", Scoped(SettingsRead), false,            [Any Any None None Any];
     /// Change settings.
-    SettingsEdit, "settings.edit", Scoped(SettingsWrite), true,            [Any None None None None];
+    SettingsEdit, "settings.edit", Never, true,                            [Any None None None None];
     /// See identity providers.
     ProviderList, "provider.list", Scoped(SettingsRead), false,            [Any None None None Any];
     /// Make, change or delete an identity provider.
@@ -184,17 +197,27 @@ mod tests {
         for action in [
             PasswordChange,
             SecondFactorChange,
+            SecondFactorRemove,
             TokenCreate,
             TokenList,
             DeviceApprove,
             IdentityLink,
             UserRoles,
             UserResetLink,
+            UserSecondFactor,
             InvitationCreate,
             ProviderEdit,
             SelfEdit,
             StepUp,
         ] {
+            assert_eq!(action.token(), TokenAccess::Never, "{action:?}");
+        }
+    }
+
+    /// A token proves nothing about who holds it now: what a person must prove first, none does.
+    #[test]
+    fn no_token_does_what_needs_a_recent_proof() {
+        for action in Action::ALL.iter().filter(|action| action.needs_step_up()) {
             assert_eq!(action.token(), TokenAccess::Never, "{action:?}");
         }
     }
@@ -207,6 +230,7 @@ mod tests {
             UserEdit,
             UserRoles,
             UserResetLink,
+            UserSecondFactor,
             GroupEdit,
             InvitationCreate,
             InvitationRevoke,

@@ -71,6 +71,27 @@ pub struct Provider {
     pub version: i64,
 }
 
+/// What came of asking an identity provider about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProviderTest {
+    /// Whether people could be sent there: its description and its keys were read.
+    pub works: bool,
+    /// What is wrong, if anything is.
+    pub fault: Option<String>,
+    /// The address that was asked for its description.
+    pub asked: String,
+    /// The redirect address to register at the provider for this portal.
+    pub redirect_uri: String,
+    /// Where browsers are sent.
+    pub authorization_endpoint: Option<String>,
+    /// Where the portal redeems codes.
+    pub token_endpoint: Option<String>,
+    /// Where it asks for what the ID token does not tell.
+    pub userinfo_endpoint: Option<String>,
+    /// How many keys it signs with that the portal can use.
+    pub keys: u32,
+}
+
 /// An identity provider, as who has not logged in sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LoginProvider {

@@ -65,12 +65,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The first value that is not permitted, as a sentence.
+    /// The first field whose value is not permitted, and a sentence.
     #[must_use]
-    pub fn fault(&self) -> Option<String> {
-        let range = |name: &str, value: u32, least: u32, most: u32| {
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        let range = |name: &'static str, value: u32, least: u32, most: u32| {
             let outside = value < least || value > most;
-            outside.then(|| format!("{name} is {value}; it must be {least} to {most}"))
+            outside.then(|| (name, format!("{name} is {value}; it must be {least} to {most}")))
         };
         range("session_idle_seconds", self.session_idle_seconds, 60, 2_592_000)
             .or_else(|| range("session_absolute_seconds", self.session_absolute_seconds, 300, 7_776_000))
@@ -78,7 +78,8 @@ impl Settings {
             .or_else(|| range("token_days_max", self.token_days_max, 1, 3_650))
             .or_else(|| {
                 let characters = self.notice.chars().count();
-                (characters > 1_000).then(|| format!("notice has {characters} characters; at most 1000 are permitted"))
+                let fault = || format!("notice has {characters} characters; at most 1000 are permitted");
+                (characters > 1_000).then(|| ("notice", fault()))
             })
     }
 }
@@ -91,7 +92,8 @@ mod tests {
     fn the_defaults_are_permitted_and_what_is_outside_is_named() {
         assert_eq!(Settings::default().fault(), None);
         let fault = Settings { step_up_seconds: 59, ..Settings::default() }.fault().unwrap();
-        assert_eq!(fault, "step_up_seconds is 59; it must be 60 to 86400");
-        assert!(Settings { notice: "x".repeat(1_001), ..Settings::default() }.fault().is_some());
+        assert_eq!(fault, ("step_up_seconds", "step_up_seconds is 59; it must be 60 to 86400".to_owned()));
+        let fault = Settings { notice: "x".repeat(1_001), ..Settings::default() }.fault();
+        assert!(fault.is_some_and(|(field, _)| field == "notice"));
     }
 }

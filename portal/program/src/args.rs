@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Directory for the database and the keys [default: $XDG_STATE_HOME/culvert/portal, for root
-    /// /var/lib/culvert/portal]
+    /// /var/lib/culvert-portal]
     #[arg(long, global = true, value_name = "DIR", env = "CULVERT_PORTAL_STATE")]
     pub state: Option<PathBuf>,
     /// postgresql://USER@HOST/NAME for several portals [default: SQLite in the state directory]
@@ -69,13 +69,19 @@ pub enum LogForm {
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7280", env = "CULVERT_PORTAL_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7280",
+        value_parser = address,
+        env = "CULVERT_PORTAL_LISTEN"
+    )]
     pub listen: SocketAddr,
     /// Address for metrics, which need no login there; off for none
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7281", env = "CULVERT_PORTAL_METRICS")]
     pub metrics: String,
-    /// Where browsers find the portal [default: what it listens on]
-    #[arg(long, value_name = "URL", env = "CULVERT_PORTAL_PUBLIC_URL")]
+    /// Where browsers find the portal, for links [default: what it listens on]
+    #[arg(long, global = true, value_name = "URL", env = "CULVERT_PORTAL_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// File with the certificate chain for TLS (PEM); read again when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "CULVERT_PORTAL_TLS_CERT")]
@@ -156,8 +162,12 @@ pub enum UsersCommand {
         #[arg(long)]
         email: Option<String>,
     },
-    /// Print a link by which a person sets a new password
+    /// Print a link by which a person sets a new password, or remove their second factor
     Reset {
+        /// Remove codes, passkeys and recovery codes of somebody who has lost them; the password
+        /// stays
+        #[arg(long)]
+        second_factor: bool,
         /// The account's name
         name: String,
     },
@@ -194,4 +204,8 @@ pub enum AuditCommand {
     Head,
     /// Print all entries, a JSON object a line
     Export,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address with a port, as 127.0.0.1:7280 or [::1]:7280".to_owned())
 }

@@ -1,59 +1,73 @@
 //! The sealing key: in a file that is made at the first start, or from a passphrase.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use argon2::{Algorithm, Argon2, Params, Version};
 use culvert_portal_seams::randomness::{SystemRandomness, bytes};
 use culvert_portal_service::sealing::KEY_BYTES;
 use zeroize::Zeroizing;
 
 use crate::args::Common;
-use crate::secret_file;
+use crate::{access, secret_file};
 
-/// The sealing key that the program was told of, or the one of the state directory, made if it is
-/// not there and nobody named another.
+/// The sealing key that the program was told of, or the one of the state directory; `None` if
+/// nobody named one and there is none.
 ///
 /// # Errors
-/// If it cannot be read or made, or others may read it.
-pub fn sealing_key(common: &Common, state: &Path) -> anyhow::Result<Zeroizing<[u8; KEY_BYTES]>> {
+/// If it cannot be read, or others may read it.
+pub fn sealing_key(common: &Common, state: &Path) -> anyhow::Result<Option<Zeroizing<[u8; KEY_BYTES]>>> {
     if let Some(path) = &common.sealing_passphrase_file {
-        return of_passphrase(&secret_file::text(path)?);
+        return of_passphrase(&secret_file::text(path)?).map(Some);
     }
-    match &common.sealing_key_file {
-        Some(path) => read(path),
-        None => read_or_make(&state.join("sealing.key")),
-    }
+    let path = match &common.sealing_key_file {
+        Some(path) => path.clone(),
+        None if path(state).exists() => path(state),
+        None => return Ok(None),
+    };
+    secret_file::key(&path).map(Some)
 }
 
-/// The key in a file, which is made with a random key if it is not there.
+/// Where the state directory has its sealing key.
+#[must_use]
+pub fn path(state: &Path) -> PathBuf {
+    state.join("sealing.key")
+}
+
+/// The key in a file, which is made with a random key if it is not there. It appears whole: a
+/// program that dies meanwhile leaves no half of a key.
 ///
 /// # Errors
 /// If it cannot be read or made, or others may read it.
 pub fn read_or_make(path: &Path) -> anyhow::Result<Zeroizing<[u8; KEY_BYTES]>> {
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    if path.exists() {
+        return secret_file::key(path);
+    }
+    let directory = access::directory_of(path);
+    let name = format!(".{}.{}", path.file_name().unwrap_or_default().display(), std::process::id());
+    let unfinished = directory.join(name);
+    let _ = std::fs::remove_file(&unfinished);
+    let key = Zeroizing::new(bytes::<KEY_BYTES>(&SystemRandomness));
+    let made = write_new(&unfinished, key.as_slice());
+    let made = made.and_then(|()| {
+        access::belong_like(&unfinished, directory).map_err(io::Error::other)?;
+        std::fs::hard_link(&unfinished, path)?;
+        File::open(directory)?.sync_all()
+    });
+    let _ = std::fs::remove_file(&unfinished);
     match made {
-        Ok(mut file) => {
-            let key = Zeroizing::new(bytes::<KEY_BYTES>(&SystemRandomness));
-            let written = file.write_all(key.as_slice()).and_then(|()| file.sync_all());
-            written.with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(key)
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
-        Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => secret_file::key(path),
+        Err(error) => Err(access::denied(error, "make", path)),
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Zeroizing<[u8; KEY_BYTES]>> {
-    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        bail!("everybody may read {} (mode {mode:o}): chmod 600 it, and consider its key known", path.display());
-    }
-    secret_file::key(path)
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = access::make_new(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// A passphrase needs no salt of its own here: it is one for one database, and the same on all
@@ -72,6 +86,8 @@ fn of_passphrase(passphrase: &str) -> anyhow::Result<Zeroizing<[u8; KEY_BYTES]>>
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -5,11 +5,15 @@
 //! does on the host while it runs or not.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod args;
 pub mod commands;
+pub mod database_url;
+pub mod door;
 pub mod keys;
 pub mod listener;
 pub mod logging;
+pub mod public_url;
 pub mod secret_file;
 pub mod serve;
 pub mod state;
@@ -22,9 +26,12 @@ use args::{Cli, Command};
 /// # Errors
 /// What went wrong, as a sentence.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    access::make_privately();
     match cli.command {
         None => serve::run(&cli.common, &cli.serve).await,
-        Some(Command::Users(command)) => commands::users::run(&cli.common, command).await,
+        Some(Command::Users(command)) => {
+            commands::users::run(&cli.common, cli.serve.public_url.as_deref(), command).await
+        }
         Some(Command::Audit(command)) => commands::audit::run(&cli.common, command).await,
         Some(Command::Backup { to }) => commands::backup::back_up(&cli.common, &to).await,
         Some(Command::Restore { from }) => commands::backup::restore(&cli.common, &from).await,

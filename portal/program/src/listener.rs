@@ -1,14 +1,15 @@
 //! Connections: accepted, bounded, with or without TLS, and ended in good order.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use culvert_portal_api::caller::Peer;
+use culvert_portal_api::head;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,8 +29,10 @@ const CONNECTIONS_MAX: usize = 4_096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take for the handshake of TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// What the library takes of a head at most: more than the portal does, which says in its own words
+/// what is too much. What is beyond this is answered with a bare 431.
+const HEAD_BYTES_MAX: usize = 2 * head::BYTES_MAX;
+const HEADERS_MAX: usize = 4 * head::HEADERS_MAX;
 /// How long connections have to end when the portal stops.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -41,14 +44,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds an address.
+    /// Binds an address, which a flag has named.
     ///
     /// # Errors
     /// If it is taken or not one of this host.
-    pub async fn bind(address: SocketAddr, certificate: Option<Arc<Certificate>>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}: choose another with --listen"))?;
+    pub async fn bind(address: SocketAddr, flag: &str, certificate: Option<Arc<Certificate>>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::PermissionDenied => "a port below 1024 needs the capability CAP_NET_BIND_SERVICE; or ",
+                _ => "",
+            };
+            anyhow::anyhow!("cannot listen on {address} ({error}): {remedy}choose another address with {flag}")
+        })?;
         Ok(Self { listener, certificate })
     }
 
@@ -112,7 +119,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(64)
+        .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     // A client that breaks off is no event.

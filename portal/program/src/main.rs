@@ -13,8 +13,14 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(culvert_portal::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads what a command prints has seen enough, as behind `| head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(141),
         Err(error) => fail(&error),
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

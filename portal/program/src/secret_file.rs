@@ -1,12 +1,15 @@
 //! Secrets in files.
 //!
 //! A file that was made by `echo` ends with a line end, which is not part of the secret; everything
-//! else is. Raw keys are read by their length, whatever byte they end with.
+//! else is. Raw keys are read by their length, whatever byte they end with. A file that everybody
+//! on the host may read holds no secret, whatever it is a secret of.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
+
+use crate::access;
 
 /// No secret is longer.
 const BYTES_MAX: usize = 64 * 1024;
@@ -41,7 +44,8 @@ pub fn key<const N: usize>(path: &Path) -> anyhow::Result<Zeroizing<[u8; N]>> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    access::refuse_public(path)?;
+    let bytes = std::fs::read(path).map_err(|error| access::denied(error, "read", path))?;
     if bytes.len() > BYTES_MAX {
         bail!("{} has more than {BYTES_MAX} bytes: it is no secret", path.display());
     }

@@ -24,6 +24,8 @@ pub struct Actor {
     pub has_second_factor: bool,
     /// When they last proved who they are.
     pub proved_at: Option<Timestamp>,
+    /// Whether that was by logging in, and not since.
+    pub has_only_logged_in: bool,
     /// The address that they ask from.
     pub address: Option<String>,
     /// The request's number in the log.
@@ -90,6 +92,7 @@ impl Actor {
             scopes: None,
             has_second_factor: false,
             proved_at: None,
+            has_only_logged_in: false,
             address: None,
             request: None,
             idempotency: None,
@@ -123,14 +126,15 @@ impl Actor {
     }
 
     /// Refuses those who change what belongs to others, while they have no second factor, all but
-    /// what leads to one.
+    /// what leads to one, or gives rights up.
     ///
     /// # Errors
     /// [`Problem::SecondFactorMissing`].
     pub fn check_second_factor(&self, action: Action) -> Result<(), Fault> {
         let is_staff = self.roles.iter().any(|role| matches!(role, Role::Admin | Role::Operator));
         let leads_there =
-            [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(&action);
+            [Action::SelfShow, Action::StepUp, Action::LogOut, Action::TokenGiveUp, Action::SecondFactorChange]
+                .contains(&action);
         if !is_staff || self.has_second_factor || leads_there {
             return Ok(());
         }
@@ -165,11 +169,27 @@ impl Actor {
             Access::Own => Reach::Own(user),
             Access::Any => Reach::Any,
         };
+        if action.needs_new_proof() {
+            self.check_own_proof()?;
+        }
         if action.needs_step_up() && self.scopes.is_none() && !self.has_proved(now, step_up_seconds) {
             let detail = format!("{} needs your password or a code again", action.word());
             return Err(Fault::new(Problem::StepUpNeeded, detail));
         }
         Ok(reach)
+    }
+
+    /// Refuses whoever has proved who they are by logging in only: a cookie that was stolen just
+    /// after that must not take the account away from its owner.
+    ///
+    /// # Errors
+    /// [`Problem::StepUpNeeded`].
+    pub fn check_own_proof(&self) -> Result<(), Fault> {
+        if self.has_only_logged_in {
+            let detail = "this needs your password or a code again, also shortly after logging in";
+            return Err(Fault::new(Problem::StepUpNeeded, detail));
+        }
+        Ok(())
     }
 
     fn has_proved(&self, now: Timestamp, step_up_seconds: u32) -> bool {

@@ -1,15 +1,19 @@
 //! The audit trail: reading it, and proving that nobody has changed it.
 //!
 //! Each entry's hash is over the one before, its number and its text, so a changed, removed or
-//! inserted entry breaks the chain. The end of the chain is signed with the portal's key, so a cut
-//! tail is missed; and since whoever has the key could sign a shorter chain, every head that was
-//! kept elsewhere ([`AuditHead`]) can be held against the chain later.
+//! inserted entry breaks the chain. The end of the chain is signed with the portal's key, also the
+//! one of an empty trail, so a cut tail is missed. Two things the database alone cannot tell: that
+//! somebody has put back an older end with its signature, and what somebody does who has the key.
+//! Against both, every head that was kept elsewhere ([`AuditHead`]) can be held later.
 
 use culvert_portal_model::audit::{AuditHead, ChainedEntry};
+use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::permission::Action;
+use culvert_portal_model::problem::Problem;
 use culvert_portal_store::audit::{self, AuditRow, Filter};
 use culvert_portal_store::{Database, outbox};
+use jiff::Timestamp;
 
 use crate::actor::Actor;
 use crate::chain::{AUDIT, chain_hash, head_message};
@@ -68,8 +72,16 @@ pub enum AuditFault {
 pub struct AuditQuery {
     /// Those of this action.
     pub action: Option<String>,
-    /// Those about this thing.
+    /// Those about this kind of thing.
     pub object: Option<String>,
+    /// Those about the thing with this identifier.
+    pub id: Option<String>,
+    /// Those of what a person did, by identifier, or `host`, `portal` or `nobody`.
+    pub who: Option<String>,
+    /// Those from this time on.
+    pub from: Option<Timestamp>,
+    /// Those before this time.
+    pub until: Option<Timestamp>,
     /// Which page.
     pub page: PageRequest,
 }
@@ -80,10 +92,15 @@ pub struct AuditQuery {
 /// [`Fault`].
 pub async fn list(portal: &Portal, actor: &Actor, query: &AuditQuery) -> Result<Page<ChainedEntry>, Fault> {
     portal.permit(actor, Action::AuditRead).await?;
-    // Who reads after a change sees it.
-    sequencer::number_all(portal).await?;
-    let filter =
-        Filter { action: query.action.clone().unwrap_or_default(), object: query.object.clone().unwrap_or_default() };
+    catch_up(portal).await?;
+    let filter = Filter {
+        action: query.action.clone().unwrap_or_default(),
+        object: query.object.as_deref().map(checked_kind).transpose()?.unwrap_or_default(),
+        id: query.id.clone().unwrap_or_default(),
+        who: query.who.as_deref().map(checked_who).transpose()?.unwrap_or_default(),
+        from: query.from,
+        until: query.until,
+    };
     let rows = audit::list(&mut portal.database.read().await?, &filter, &query.page).await?;
     let entries = rows.into_iter().map(chained).collect::<Result<Vec<_>, _>>()?;
     Ok(Page::of(entries, query.page.rows, |entry| entry.number.to_string()))
@@ -95,7 +112,7 @@ pub async fn list(portal: &Portal, actor: &Actor, query: &AuditQuery) -> Result<
 /// [`Fault`].
 pub async fn export(portal: &Portal, actor: &Actor, after: i64) -> Result<Vec<ChainedEntry>, Fault> {
     portal.permit(actor, Action::AuditRead).await?;
-    sequencer::number_all(portal).await?;
+    catch_up(portal).await?;
     let rows = audit::after(&mut portal.database.read().await?, after, BATCH).await?;
     rows.into_iter().map(chained).collect()
 }
@@ -106,7 +123,7 @@ pub async fn export(portal: &Portal, actor: &Actor, after: i64) -> Result<Vec<Ch
 /// [`Fault`].
 pub async fn head(portal: &Portal, actor: &Actor) -> Result<AuditHead, Fault> {
     portal.permit(actor, Action::AuditRead).await?;
-    sequencer::number_all(portal).await?;
+    catch_up(portal).await?;
     let head = outbox::head(&mut portal.database.read().await?, AUDIT).await?;
     Ok(AuditHead { number: head.number, hash: head.hash, signature: head.signature, key: portal.signing.public_key() })
 }
@@ -146,13 +163,37 @@ pub async fn verify(
     if number < signed {
         return Ok(Err(AuditFault::Cut { found: number, signed }));
     }
-    let head_holds = head.number == 0 || is_signed(key, &head_message(head.number, &head.hash), &head.signature);
+    let head_holds = is_signed(key, &head_message(head.number, &head.hash), &head.signature);
     let kept_holds = kept
         .is_none_or(|kept| kept.number == 0 || is_signed(key, &head_message(kept.number, &kept.hash), &kept.signature));
-    if !head_holds || !kept_holds || (head.number == 0 && number > 0) {
+    if !head_holds || !kept_holds {
         return Ok(Err(AuditFault::BadSignature));
     }
     Ok(Ok(number))
+}
+
+/// Who reads after a change sees it. A trail that somebody has tampered with is not gone on with,
+/// and is shown as it is: the log and `audit verify` say what is wrong with it.
+async fn catch_up(portal: &Portal) -> Result<(), Fault> {
+    match sequencer::number_all(portal).await {
+        Err(fault) if fault.problem == Problem::Internal => Ok(()),
+        other => other,
+    }
+}
+
+fn checked_kind(object: &str) -> Result<String, Fault> {
+    let is_word = |letter: u8| letter.is_ascii_lowercase() || letter == b'-';
+    if (1..=100).contains(&object.len()) && object.bytes().all(is_word) {
+        return Ok(object.to_owned());
+    }
+    Err(Fault::of_field("object", "object must be the word of a kind of thing, as entries have it: user, token, …"))
+}
+
+fn checked_who(who: &str) -> Result<String, Fault> {
+    if who.parse::<Id>().is_ok() || ["host", "portal", "nobody"].contains(&who) {
+        return Ok(who.to_owned());
+    }
+    Err(Fault::of_field("who", "who must be the identifier of a person, or one of host, portal and nobody"))
 }
 
 fn follows(number: i64, hash: &str, row: &AuditRow) -> Result<(), AuditFault> {

@@ -33,6 +33,8 @@ pub struct Found {
     pub has_second_factor: bool,
     /// When they last proved who they are.
     pub proved_at: Option<Timestamp>,
+    /// Whether that was by logging in, and not since.
+    pub has_only_logged_in: bool,
 }
 
 impl Credentials {

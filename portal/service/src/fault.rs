@@ -13,6 +13,8 @@ pub struct Fault {
     pub detail: String,
     /// The field that is wrong.
     pub field: Option<&'static str>,
+    /// The place in the request, where it ended to be readable before any field was looked at.
+    pub place: Option<String>,
     /// When trying again makes sense.
     pub retry_after_seconds: Option<u32>,
     /// What only the log is told.
@@ -23,7 +25,7 @@ impl Fault {
     /// A problem with a sentence.
     #[must_use]
     pub fn new(problem: Problem, detail: impl Into<String>) -> Self {
-        Self { problem, detail: detail.into(), field: None, retry_after_seconds: None, log: None }
+        Self { problem, detail: detail.into(), field: None, place: None, retry_after_seconds: None, log: None }
     }
 
     /// A field's value is not permitted.
@@ -67,7 +69,9 @@ impl From<StoreError> for Fault {
             StoreError::Busy => unavailable("the database is busy: try again", 1),
             StoreError::Full => unavailable("the database's disk is full: tell an administrator", 60),
             StoreError::Unavailable(_) => unavailable("the database cannot be reached: try again in a moment", 5),
-            StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Failed(_) => Self::internal(&error),
+            StoreError::NoPortal | StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Failed(_) => {
+                Self::internal(&error)
+            }
         }
     }
 }

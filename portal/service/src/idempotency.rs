@@ -16,6 +16,12 @@ const WORK_MAX: Duration = Duration::from_secs(60);
 
 const BUSY: &str = "the first request with this Idempotency-Key is being worked on: try again in a moment";
 
+/// Its change is committed, and its answer is not kept yet: in a moment, if its portal lives.
+const ON_ITS_WAY: &str = "the request with this Idempotency-Key was carried out, and its answer is on its way: try \
+                          again in a moment, or read what is there";
+const LOST: &str = "the request with this Idempotency-Key was carried out, but its answer was lost with the portal \
+                    that made it: read what is there";
+
 /// The kind under which answers are sealed.
 const KIND: &str = "answer";
 
@@ -42,6 +48,7 @@ pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str)
         return Ok(Verdict::Do(claim));
     }
     let seen = idempotency::find(&mut writing, caller, key).await?;
+    let is_old = |seen: &idempotency::Seen| now.as_second() - seen.created_at.as_second() > WORK_MAX.as_secs() as i64;
     let conflict = |detail| Err(Fault::new(Problem::IdempotencyConflict, detail));
     match seen {
         Some(seen) if seen.request_hash != request_hash => {
@@ -54,11 +61,8 @@ pub async fn claim(portal: &Portal, caller: &str, key: &str, request_hash: &str)
             };
             Ok(Verdict::Repeat(KeptAnswer { body: body.to_vec(), ..answer }))
         }
-        Some(seen) if seen.is_done => conflict(
-            "the request with this Idempotency-Key was carried out, but its answer was lost with the portal that \
-             made it: read what is there",
-        ),
-        Some(seen) if now.as_second() - seen.created_at.as_second() > WORK_MAX.as_secs() as i64 => {
+        Some(seen) if seen.is_done => conflict(if is_old(&seen) { LOST } else { ON_ITS_WAY }),
+        Some(seen) if is_old(&seen) => {
             if !idempotency::take_over(&mut writing, &claim, &seen).await? {
                 return conflict(BUSY);
             }

@@ -19,12 +19,17 @@ pub struct Limit {
     pub every: Duration,
 }
 
+/// Attempts to log in to one account from one network.
+pub const LOGIN_OF_NETWORK: Limit =
+    Limit { what: "attempts for this account from your network", burst: 50, every: Duration::from_secs(20) };
+
 /// Attempts to log in from one address.
 pub const LOGIN_OF_ADDRESS: Limit =
     Limit { what: "attempts from your address", burst: 30, every: Duration::from_secs(2) };
-/// Wrong attempts for one account from one network.
+/// Wrong attempts for one account from one address: neighbours in a network do not lock one another
+/// out with a few.
 pub const LOGIN_OF_PAIR: Limit =
-    Limit { what: "attempts for this account from your network", burst: 10, every: Duration::from_secs(30) };
+    Limit { what: "attempts for this account from your address", burst: 10, every: Duration::from_secs(30) };
 /// Attempts for one account from networks that it was never used from.
 pub const LOGIN_OF_ACCOUNT: Limit =
     Limit { what: "attempts for this account from unknown networks", burst: 50, every: Duration::from_secs(20) };
@@ -34,6 +39,9 @@ pub const CODES_OF_ACCOUNT: Limit = Limit { what: "codes for this account", burs
 /// guesses nobody else's.
 pub const DEVICE_CODES_OF_ACCOUNT: Limit =
     Limit { what: "codes of devices from this account", burst: 20, every: Duration::from_secs(30) };
+/// Changes of one's own password: each is two hashes of passwords, for which others wait.
+pub const PASSWORDS_OF_ACCOUNT: Limit =
+    Limit { what: "changes of this account's password", burst: 5, every: Duration::from_secs(60) };
 /// Mails with links to one account.
 pub const MAILS_OF_ACCOUNT: Limit = Limit { what: "mails to this account", burst: 3, every: Duration::from_secs(600) };
 /// Requests for links, registrations and device codes from one address.
@@ -77,6 +85,22 @@ impl Portal {
     }
 }
 
+/// What one client has of addresses: an address of IPv4, the /64 of IPv6, of which it can use every
+/// one. Limits for each address are for each of these.
+#[must_use]
+pub fn one_client(address: &str) -> String {
+    match address.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(mapped) => mapped.to_string(),
+            None => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("{}/64", std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+        },
+        Ok(std::net::IpAddr::V4(_)) | Err(_) => address.to_owned(),
+    }
+}
+
 /// The network of an address: the /24 of IPv4, the /56 of IPv6, which is what one customer has.
 #[must_use]
 pub fn network(address: &str) -> String {
@@ -103,6 +127,14 @@ fn micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_one_client_can_choose_from_are_one() {
+        assert_eq!(one_client("192.0.2.77"), "192.0.2.77");
+        assert_eq!(one_client("::ffff:192.0.2.77"), "192.0.2.77");
+        assert_eq!(one_client("2001:db8:1:2ff:a:b:c:d"), "2001:db8:1:2ff::/64");
+        assert_eq!(one_client("somewhere"), "somewhere");
+    }
 
     #[test]
     fn neighbours_are_one_network() {

@@ -2,7 +2,7 @@
 //! slow mail server keeps nobody waiting.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_portal_seams::mail::{Mail, MailError};
 
@@ -16,6 +16,8 @@ const WHO_CHARACTERS_MAX: usize = 254;
 /// How often a mail is tried, and how long after the first.
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+/// A mail that has waited so long is given up: links for a new password are good for no longer.
+const WAITING_MAX: Duration = Duration::from_secs(3_600);
 
 /// Sends a mail in a while, if there is one.
 pub fn send_later(portal: Arc<Portal>, mail: Option<Mail>) {
@@ -48,9 +50,11 @@ pub async fn request_reset_later(portal: Arc<Portal>, actor: Actor, who: String)
 }
 
 async fn send(portal: &Portal, mail: Mail) {
+    let given_up_at = Instant::now() + WAITING_MAX;
     for pause in PAUSES {
         tokio::time::sleep(pause).await;
-        match portal.seams.mailer.send(mail.clone()).await {
+        let Some(sent) = portal.mail_login.send(&*portal.seams.mailer, &mail, given_up_at).await else { break };
+        match sent {
             Ok(()) => return,
             Err(error @ MailError::Unreachable(_)) => tracing::warn!(%error, "a mail waits"),
             // Every mail will fail until somebody has mended it.

@@ -1,5 +1,7 @@
 //! The portal: its database, its seams to the world, and what it keeps in memory.
 
+use std::sync::atomic::AtomicI64;
+
 use culvert_portal_model::audit::Who;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
@@ -13,6 +15,7 @@ use crate::actor::{Actor, Reach};
 use crate::credential_cache::Credentials;
 use crate::current_settings::CurrentSettings;
 use crate::fault::Fault;
+use crate::mail_login::MailLogin;
 use crate::oidc::cache::ProviderCache;
 use crate::people::passwords::Passwords;
 use crate::sealing::Sealer;
@@ -41,12 +44,16 @@ pub struct Portal {
     pub settings: CurrentSettings,
     /// What is known of identity providers.
     pub providers: ProviderCache,
+    /// The number of the last entry of the audit trail that this portal has seen.
+    pub end_seen: AtomicI64,
     /// Rung after each commit that said something: the sequencer listens.
     pub said: Notify,
     /// Rung after events got their numbers: those who follow listen.
     pub numbered: Notify,
     /// Rung when a delivery to a webhook is due: whoever delivers listens.
     pub due: Notify,
+    /// Whether the mail server lets the portal in.
+    pub mail_login: MailLogin,
     /// What operators count.
     pub tally: Tally,
 }
@@ -76,9 +83,11 @@ impl Portal {
             credentials: Credentials::default(),
             settings,
             providers: ProviderCache::default(),
+            end_seen: AtomicI64::new(0),
             said: Notify::new(),
             numbered: Notify::new(),
             due: Notify::new(),
+            mail_login: MailLogin::default(),
             tally: Tally::default(),
         };
         Ok(portal)

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use culvert_portal_seams::randomness::{Randomness, bytes};
 
+use crate::fault::Fault;
+
 /// What a secret is for. Its prefix tells scanners of repositories what they have found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -51,6 +53,21 @@ pub fn hash(kind: Kind, secret: &str) -> Option<String> {
     let rest = secret.strip_prefix(kind.prefix())?;
     let well_formed = rest.len() == 43 && URL_SAFE_NO_PAD.decode(rest).is_ok_and(|bytes| bytes.len() == 32);
     well_formed.then(|| hex(digest(&SHA256, secret.as_bytes()).as_ref()))
+}
+
+/// The hash of a secret that somebody has copied out of a link.
+///
+/// # Errors
+/// [`Fault`] of the field `secret` if it cannot be one: it is not spent, but was never given.
+pub fn copied(kind: Kind, secret: &str) -> Result<String, Fault> {
+    hash(kind, secret).ok_or_else(|| {
+        let detail = format!(
+            "this is not the secret of a link: give what stands behind # in the link and nothing else, \
+             {} and 43 characters",
+            kind.prefix()
+        );
+        Fault::of_field("secret", detail)
+    })
 }
 
 /// Bytes in hexadecimal.

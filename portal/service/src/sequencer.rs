@@ -10,18 +10,20 @@
 //! A row that cannot be read would stop everything behind it for ever. It is set aside, and the
 //! trail says so.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use culvert_portal_model::audit::{AuditEntry, Outcome, Who};
+use culvert_portal_store::Writing;
 use culvert_portal_store::audit::{self, AuditRow};
 use culvert_portal_store::events::{self, EventRow};
 use culvert_portal_store::outbox::{self, Head, OutboxRow, Said, Taken, Unreadable};
-use culvert_portal_store::{StoreError, Writing};
 use serde_json::{Value, json};
 
 use crate::chain::{AUDIT, EVENTS, chain_hash, head_message};
 use crate::fault::Fault;
 use crate::portal::Portal;
+use crate::signing::is_signed;
 use crate::tally::Counted;
 use crate::webhooks::fan_out::FanOut;
 
@@ -29,6 +31,9 @@ use crate::webhooks::fan_out::FanOut;
 const ROUND: i64 = 200;
 /// How long a sequencer sleeps if nobody wakes it: what other portals say is numbered by then.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How long it lets rows come together for the next round: a round costs the same for one row as
+/// for a hundred.
+const GATHERING: Duration = Duration::from_millis(20);
 /// How often the log is told that it still fails.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -51,7 +56,10 @@ pub async fn run(portal: &Portal) {
             }
         }
         let pause = if numbered.is_ok() { PERIOD } else { PERIOD * 4 };
-        let _ = tokio::time::timeout(pause, portal.said.notified()).await;
+        let is_woken = tokio::time::timeout(pause, portal.said.notified()).await.is_ok();
+        if is_woken {
+            tokio::time::sleep(GATHERING).await;
+        }
     }
 }
 
@@ -83,12 +91,35 @@ pub async fn number_all(portal: &Portal) -> Result<(), Fault> {
     }
 }
 
+/// Refuses to go on from an end of the trail that this portal's key has not signed, or that lies
+/// before one that this portal has seen: with its signature, what somebody has written in its place
+/// would become the trail.
+fn check_end(portal: &Portal, end: &Head) -> Result<(), Fault> {
+    if !is_signed(&portal.signing.public_key(), &head_message(end.number, &end.hash), &end.signature) {
+        return Err(Fault::internal(format!(
+            "the end of the audit trail (entry {}) is not signed by the portal's key: somebody has written to the \
+             database; 'culvert-portal audit verify' says more",
+            end.number
+        )));
+    }
+    let seen = portal.end_seen.fetch_max(end.number, Ordering::Relaxed);
+    if end.number < seen {
+        return Err(Fault::internal(format!(
+            "the audit trail ends with entry {}, and this portal has seen entry {seen}: its end was cut while the \
+             portal ran",
+            end.number
+        )));
+    }
+    Ok(())
+}
+
 /// The rows of one transaction.
 struct Round<'a> {
     portal: &'a Portal,
     chain: Head,
     sequence: Head,
-    began: (i64, i64),
+    entries: Vec<AuditRow>,
+    events: Vec<EventRow>,
     fan_out: FanOut,
     set_aside: u64,
 }
@@ -98,23 +129,32 @@ struct Done {
     numbered: u64,
     set_aside: u64,
     has_deliveries: bool,
+    /// The number of the trail's last entry.
+    end: i64,
 }
 
 impl<'a> Round<'a> {
     async fn begin(portal: &'a Portal, writing: &mut Writing) -> Result<Self, Fault> {
         // Whoever holds the ends is the sequencer; others wait here, and find the outbox empty.
         let chain = outbox::hold(writing, AUDIT).await?;
+        check_end(portal, &chain)?;
         let sequence = outbox::hold(writing, EVENTS).await?;
-        let began = (chain.number, sequence.number);
-        Ok(Self { portal, chain, sequence, began, fan_out: FanOut::default(), set_aside: 0 })
+        let (entries, events) = (Vec::new(), Vec::new());
+        Ok(Self { portal, chain, sequence, entries, events, fan_out: FanOut::default(), set_aside: 0 })
     }
 
     async fn append(&mut self, writing: &mut Writing, taken: Taken) -> Result<(), Fault> {
         let unreadable = match taken {
             Taken::Unreadable(row) => row,
+            Taken::Said(said) if !self.portal.has_said(&said) => {
+                Unreadable::of(said, "it does not have the portal's mark: something else has written it".to_owned())
+            }
             Taken::Said(said) => match said.said {
                 Said::Audit => match serde_json::from_str(&said.body) {
-                    Ok(entry) => return Ok(self.append_entry(writing, entry, said.body).await?),
+                    Ok(entry) => {
+                        self.append_entry(entry, said.body);
+                        return Ok(());
+                    }
                     Err(error) => Unreadable::of(said, format!("it is no entry of the audit trail: {error}")),
                 },
                 Said::Event => match serde_json::from_str(&said.body) {
@@ -126,18 +166,17 @@ impl<'a> Round<'a> {
         self.put_aside(writing, unreadable).await
     }
 
-    async fn append_entry(&mut self, writing: &mut Writing, entry: AuditEntry, body: String) -> Result<(), StoreError> {
+    fn append_entry(&mut self, entry: AuditEntry, body: String) {
         self.chain.number += 1;
         self.chain.hash = chain_hash(&self.chain.hash, self.chain.number, &body);
-        let row = AuditRow {
+        self.entries.push(AuditRow {
             number: self.chain.number,
             at: entry.at,
             action: entry.action,
             object: entry.id,
             body,
             hash: self.chain.hash.clone(),
-        };
-        audit::insert(writing, &row).await
+        });
     }
 
     async fn append_event(&mut self, writing: &mut Writing, said: &OutboxRow, data: Value) -> Result<(), Fault> {
@@ -149,8 +188,9 @@ impl<'a> Round<'a> {
             owner: said.owner,
             body: said.body.clone(),
         };
-        events::insert(writing, &row).await?;
-        self.fan_out.deliver(self.portal, writing, &row, &data).await
+        self.fan_out.deliver(self.portal, writing, &row, &data).await?;
+        self.events.push(row);
+        Ok(())
     }
 
     async fn put_aside(&mut self, writing: &mut Writing, row: Unreadable) -> Result<(), Fault> {
@@ -171,26 +211,30 @@ impl<'a> Round<'a> {
             outcome: Outcome::Done,
         };
         let body = serde_json::to_string(&entry).map_err(Fault::internal)?;
-        Ok(self.append_entry(writing, entry, body).await?)
+        self.append_entry(entry, body);
+        Ok(())
     }
 
     async fn end(mut self, writing: &mut Writing) -> Result<Done, Fault> {
-        let (entries, events) = (self.chain.number - self.began.0, self.sequence.number - self.began.1);
-        if entries > 0 {
+        if !self.entries.is_empty() {
+            audit::insert(writing, &self.entries).await?;
             let message = head_message(self.chain.number, &self.chain.hash);
             self.chain.signature = self.portal.signing.sign(&message);
             outbox::move_head(writing, AUDIT, &self.chain).await?;
         }
-        if events > 0 {
+        if !self.events.is_empty() {
+            events::insert(writing, &self.events).await?;
             outbox::move_head(writing, EVENTS, &self.sequence).await?;
         }
-        let numbered = u64::try_from(entries + events).unwrap_or_default();
-        Ok(Done { numbered, set_aside: self.set_aside, has_deliveries: self.fan_out.has_deliveries() })
+        let numbered = (self.entries.len() + self.events.len()) as u64;
+        let has_deliveries = self.fan_out.has_deliveries();
+        Ok(Done { numbered, set_aside: self.set_aside, has_deliveries, end: self.chain.number })
     }
 }
 
 impl Done {
     fn tell(self, portal: &Portal) {
+        portal.end_seen.fetch_max(self.end, Ordering::Relaxed);
         portal.tally.add(Counted::Numbered, self.numbered);
         portal.tally.add(Counted::SetAside, self.set_aside);
         portal.numbered.notify_waiters();

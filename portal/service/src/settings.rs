@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::actor::Actor;
 use crate::current_settings::NAME;
 use crate::fault::Fault;
+use crate::input;
 use crate::portal::Portal;
 use crate::trail::Change;
 
@@ -28,9 +29,10 @@ pub async fn show(portal: &Portal, actor: &Actor) -> Result<(Settings, i64), Fau
 /// [`Fault`].
 pub async fn edit(portal: &Portal, actor: &Actor, new: &Settings, version: i64) -> Result<i64, Fault> {
     portal.permit(actor, Action::SettingsEdit).await?;
-    if let Some(fault) = new.fault() {
-        return Err(Fault::of_field("settings", fault));
+    if let Some((field, fault)) = new.fault() {
+        return Err(Fault::of_field(field, fault));
     }
+    new.notice.lines().try_for_each(|line| input::line("notice", line, 0, 1_000).map(drop))?;
     let mut writing = portal.database.write().await?;
     let (old, _): (Settings, i64) = settings::get(&mut writing, NAME).await?.unwrap_or_default();
     if !settings::put(&mut writing, NAME, new, version).await? {

@@ -1,8 +1,10 @@
--- In PostgreSQL's words. For SQLite, BIGINT becomes INTEGER and BYTEA becomes BLOB (migrations.rs).
+-- In PostgreSQL's words. For SQLite, BIGINT becomes INTEGER, BYTEA becomes BLOB, and COLLATE "C"
+-- falls away, which is how SQLite compares anyway (migrations.rs). Names that lists are sorted by
+-- have it: any other order would be one of the database server's.
 -- Times are microseconds since 1970 UTC; truth is 0 or 1; hashes are SHA-256 in hexadecimal.
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
     email TEXT,
     state TEXT NOT NULL,
@@ -128,7 +130,7 @@ CREATE INDEX passkeys_of_user ON passkeys (user_id);
 -- 'scopes' has words with spaces between; 'roles_by_group' is JSON; 'accounts' says who gets one.
 CREATE TABLE providers (
     id TEXT NOT NULL PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
     title TEXT NOT NULL,
     issuer TEXT NOT NULL UNIQUE,
     client_id TEXT NOT NULL,
@@ -158,7 +160,7 @@ CREATE INDEX identities_of_provider ON identities (provider_id);
 
 CREATE TABLE user_groups (
     id TEXT NOT NULL PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
     description TEXT NOT NULL,
     version BIGINT NOT NULL
 );
@@ -204,12 +206,14 @@ CREATE INDEX idempotency_by_time ON idempotency (created_at);
 
 -- What a transaction says of its change, until the sequencer has given it a number. Numbers are
 -- given in the order of commits, so that nobody who reads on from a number misses an earlier one.
+-- By its mark the portal knows that it has written a row itself: what it numbers it also signs.
 CREATE TABLE outbox (
     id TEXT NOT NULL PRIMARY KEY,
     kind TEXT NOT NULL,
     owner TEXT,
     body TEXT NOT NULL,
-    at BIGINT NOT NULL
+    at BIGINT NOT NULL,
+    mark TEXT NOT NULL
 );
 
 CREATE TABLE audit (

@@ -2,7 +2,8 @@
 //!
 //! Writing transactions of SQLite begin `IMMEDIATE` on one connection: one that reads first and
 //! writes later would fail at once when another commit came between, whatever the busy timeout.
-//! PostgreSQL has as many writers as connections.
+//! They take turns there (`writer.rs`). PostgreSQL has as many writers as
+//! connections.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _, Transact
 
 use crate::error::StoreError;
 use crate::kind::Kind;
+use crate::writer::{Turn, Writer};
 use crate::{migrations, row};
 
 /// Readers of SQLite: more than the cores that a portal's host usually has gain nothing.
@@ -20,6 +22,9 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRESQL_CONNECTIONS: u32 = 16;
 /// How long a transaction waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection to a file that was not used for so long is asked whether it is there still. One to
+/// a server is asked every time: after a cut, each dead one would fail a request otherwise.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// The database.
 #[derive(Debug, Clone)]
@@ -27,6 +32,8 @@ pub struct Database {
     kind: Kind,
     readers: AnyPool,
     writers: AnyPool,
+    /// Of SQLite.
+    writer: Option<Writer>,
 }
 
 impl Database {
@@ -36,37 +43,59 @@ impl Database {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let database = Self::connect(url).await?;
-        migrations::migrator(database.kind).run(&database.writers).await.map_err(migrations::failure)?;
-        Ok(database)
+        let mut first = first_connection(&making(url)).await?;
+        prepare(kind_of(url), &mut first).await?;
+        first.close().await?;
+        Self::connect(&making(url)).await?.brought_up_to_date().await
+    }
+
+    /// Opens the database of a portal that has been there before, and brings the schema up to
+    /// date. Nothing is made, and nothing is changed in what is another program's.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::NoPortal`] if no portal has used it.
+    pub async fn open_existing(url: &str) -> Result<Self, StoreError> {
+        let mut first = first_connection(url).await?;
+        let is_of_portal = migrations::were_run(kind_of(url), &mut first).await?;
+        first.close().await?;
+        if !is_of_portal {
+            return Err(StoreError::NoPortal);
+        }
+        Self::connect(url).await?.brought_up_to_date().await
+    }
+
+    async fn brought_up_to_date(self) -> Result<Self, StoreError> {
+        migrations::migrator(self.kind).run(&self.writers).await.map_err(migrations::failure)?;
+        Ok(self)
     }
 
     async fn connect(url: &str) -> Result<Self, StoreError> {
-        sqlx::any::install_default_drivers();
-        let kind = if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql };
+        let kind = kind_of(url);
         let options = |connections| {
             let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
             options
                 .after_connect(move |connection, _| Box::pin(prepare(kind, connection)))
-                // A full disk ends a transaction of SQLite by itself; the library, whose own
-                // rollback fails then, would go on to count it as open, and begin no other on that
-                // connection for ever. Such a connection is replaced.
-                .before_acquire(|connection, _| {
-                    let is_free = !connection.is_in_transaction();
-                    Box::pin(std::future::ready(Ok(is_free)))
+                .test_before_acquire(false)
+                .before_acquire(move |connection, used| {
+                    Box::pin(async move {
+                        if kind == Kind::Postgresql || used.idle_for >= TRUSTED_FOR {
+                            connection.ping().await?;
+                        }
+                        Ok(!connection.is_in_transaction())
+                    })
                 })
         };
         match kind {
             Kind::Sqlite => {
-                let url = if url.contains('?') { url.to_owned() } else { format!("{url}?mode=rwc") };
                 // The writer first: it makes the file and its journal.
-                let writers = options(1).connect(&url).await?;
-                let readers = options(SQLITE_READERS).connect_lazy(&url)?;
-                Ok(Self { kind, readers, writers })
+                let writers = options(1).connect(url).await?;
+                let readers = options(SQLITE_READERS).connect_lazy(url)?;
+                let writer = Some(Writer::start(writers.clone()));
+                Ok(Self { kind, readers, writers, writer })
             }
             Kind::Postgresql => {
                 let writers = options(POSTGRESQL_CONNECTIONS).connect(url).await?;
-                Ok(Self { kind, readers: writers.clone(), writers })
+                Ok(Self { kind, readers: writers.clone(), writers, writer: None })
             }
         }
     }
@@ -90,18 +119,16 @@ impl Database {
     /// # Errors
     /// [`StoreError`].
     pub async fn write(&self) -> Result<Writing, StoreError> {
-        let (kind, writers) = (self.kind, self.writers.clone());
+        if let Some(writer) = &self.writer {
+            return Ok(Writing(Change::Turn(writer.turn(ACQUIRE_TIMEOUT).await?)));
+        }
+        let writers = self.writers.clone();
         // As a task: a future that is dropped while its BEGIN is on the wire would give back a
         // connection inside a transaction (decisions/0087). What the task has begun and nobody
         // takes any more is rolled back.
-        let begun = tokio::spawn(async move {
-            match kind {
-                Kind::Sqlite => writers.begin_with("BEGIN IMMEDIATE").await,
-                Kind::Postgresql => writers.begin().await,
-            }
-        });
+        let begun = tokio::spawn(async move { writers.begin().await });
         let transaction = begun.await.map_err(|error| StoreError::Failed(error.to_string()))??;
-        Ok(Writing { kind, transaction })
+        Ok(Writing(Change::Transaction(transaction)))
     }
 
     /// Whether a question is answered.
@@ -167,9 +194,14 @@ impl Reads for Reading {
 
 /// A transaction that writes.
 #[derive(Debug)]
-pub struct Writing {
-    kind: Kind,
-    transaction: Transaction<'static, Any>,
+pub struct Writing(Change);
+
+#[derive(Debug)]
+enum Change {
+    /// Of SQLite.
+    Turn(Turn),
+    /// Of PostgreSQL.
+    Transaction(Transaction<'static, Any>),
 }
 
 impl Writing {
@@ -178,20 +210,47 @@ impl Writing {
     /// # Errors
     /// [`StoreError`]. If the connection was lost, nobody knows whether it is.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.transaction.commit().await?)
+        match self.0 {
+            Change::Turn(turn) => turn.keep().await,
+            Change::Transaction(transaction) => Ok(transaction.commit().await?),
+        }
     }
 
     /// Which database it is in.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        self.kind
+        match self.0 {
+            Change::Turn(_) => Kind::Sqlite,
+            Change::Transaction(_) => Kind::Postgresql,
+        }
     }
 }
 
 impl Reads for Writing {
     fn connection(&mut self) -> &mut AnyConnection {
-        &mut self.transaction
+        match &mut self.0 {
+            Change::Turn(turn) => turn.connection(),
+            Change::Transaction(transaction) => transaction,
+        }
     }
+}
+
+fn kind_of(url: &str) -> Kind {
+    if url.starts_with("sqlite:") { Kind::Sqlite } else { Kind::Postgresql }
+}
+
+/// An address under which SQLite makes the file.
+fn making(url: &str) -> String {
+    if kind_of(url) == Kind::Sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() }
+}
+
+/// A connection outside of the pool: that would try again what no other try mends, and in the end
+/// say only that its time is over.
+async fn first_connection(url: &str) -> Result<AnyConnection, StoreError> {
+    sqlx::any::install_default_drivers();
+    let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, AnyConnection::connect(url)).await;
+    let silent = |_| StoreError::unreachable(format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()));
+    Ok(connected.map_err(silent)??)
 }
 
 async fn prepare(kind: Kind, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {

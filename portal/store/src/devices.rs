@@ -61,7 +61,7 @@ pub struct DeviceRow {
     pub state: GrantState,
     /// Who decided.
     pub user: Option<Id>,
-    /// For how many days its token is good.
+    /// For how many days its token is to be good; 0 while nobody has said.
     pub days: u32,
     /// The address that it asks from.
     pub address: String,

@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
-use crate::row;
+use crate::{many, row};
 
 /// An event in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,19 +23,24 @@ pub struct EventRow {
     pub body: String,
 }
 
-/// Adds an event at the end.
+/// Adds events at the end.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn insert(writing: &mut Writing, event: &EventRow) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO events (number, at, kind, owner, body) VALUES ($1, $2, $3, $4, $5)")
-        .bind(event.number)
-        .bind(event.at.as_microsecond())
-        .bind(event.kind.clone())
-        .bind(event.owner.map(Id::text))
-        .bind(event.body.clone())
-        .execute(writing.connection())
-        .await?;
+pub async fn insert(writing: &mut Writing, events: &[EventRow]) -> Result<(), StoreError> {
+    for part in many::parts(events) {
+        let text = format!("INSERT INTO events (number, at, kind, owner, body) VALUES {}", many::places(part.len(), 5));
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+        for event in part {
+            query = query
+                .bind(event.number)
+                .bind(event.at.as_microsecond())
+                .bind(event.kind.clone())
+                .bind(event.owner.map(Id::text))
+                .bind(event.body.clone());
+        }
+        query.execute(writing.connection()).await?;
+    }
     Ok(())
 }
 

@@ -7,9 +7,20 @@ use sqlx::any::AnyRow;
 
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
-use crate::row;
+use crate::{many, row};
 
-/// Adds a group without members.
+/// Groups with a row for each of their members.
+macro_rules! select {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, name, description, version, user_id FROM (SELECT * FROM user_groups ",
+            $which,
+            ") AS shown LEFT JOIN group_members ON group_members.group_id = shown.id ORDER BY name, user_id"
+        )
+    };
+}
+
+/// Adds a group with its members.
 ///
 /// # Errors
 /// [`StoreError::Taken`] if the name is.
@@ -21,7 +32,7 @@ pub async fn insert(writing: &mut Writing, group: &Group) -> Result<(), StoreErr
         .bind(group.version)
         .execute(writing.connection())
         .await?;
-    Ok(())
+    insert_members(writing, group).await
 }
 
 /// Writes a group's name, description and members if its version is still `version`, and counts it
@@ -43,13 +54,7 @@ pub async fn replace(writing: &mut Writing, group: &Group, version: i64) -> Resu
         return Ok(false);
     }
     delete_members(writing, group.id).await?;
-    for member in &group.members {
-        sqlx::query("INSERT INTO group_members (group_id, user_id) VALUES ($1, $2)")
-            .bind(group.id.text())
-            .bind(member.text())
-            .execute(writing.connection())
-            .await?;
-    }
+    insert_members(writing, group).await?;
     Ok(true)
 }
 
@@ -68,11 +73,8 @@ pub async fn delete(writing: &mut Writing, group: Id, version: i64) -> Result<bo
 /// # Errors
 /// [`StoreError`].
 pub async fn by_id(reads: &mut impl Reads, id: Id) -> Result<Option<Group>, StoreError> {
-    let query = sqlx::query("SELECT id, name, description, version FROM user_groups WHERE id = $1").bind(id.text());
-    let Some(row) = query.fetch_optional(reads.connection()).await? else { return Ok(None) };
-    let mut group = of_row(&row)?;
-    group.members = members(reads, id).await?;
-    Ok(Some(group))
+    let query = sqlx::query(select!("WHERE id = $1")).bind(id.text());
+    Ok(with_members(&query.fetch_all(reads.connection()).await?)?.pop())
 }
 
 /// Whether somebody is in a group.
@@ -91,33 +93,46 @@ pub async fn has_member(reads: &mut impl Reads, group: Id, user: Id) -> Result<b
 /// # Errors
 /// [`StoreError`].
 pub async fn list(reads: &mut impl Reads, member: Option<Id>, page: &PageRequest) -> Result<Vec<Group>, StoreError> {
-    let query = sqlx::query(
-        "SELECT id, name, description, version FROM user_groups WHERE name > $1 AND ($2 = '' OR EXISTS (SELECT 1 \
-         FROM group_members WHERE group_members.group_id = user_groups.id AND group_members.user_id = $2)) \
-         ORDER BY name LIMIT $3",
-    );
+    let query = sqlx::query(select!(
+        "WHERE name > $1 AND ($2 = '' OR EXISTS (SELECT 1 FROM group_members WHERE \
+         group_members.group_id = user_groups.id AND group_members.user_id = $2)) ORDER BY name LIMIT $3"
+    ));
     let query = query
         .bind(page.after.clone().unwrap_or_default())
         .bind(member.map(Id::text).unwrap_or_default())
         .bind(i64::from(page.rows) + 1);
-    let rows = query.fetch_all(reads.connection()).await?;
-    let mut groups = rows.iter().map(of_row).collect::<Result<Vec<_>, _>>()?;
-    for group in &mut groups {
-        group.members = members(reads, group.id).await?;
-    }
-    Ok(groups)
+    with_members(&query.fetch_all(reads.connection()).await?)
 }
 
-async fn members(reads: &mut impl Reads, group: Id) -> Result<Vec<Id>, StoreError> {
-    let query = sqlx::query("SELECT user_id FROM group_members WHERE group_id = $1 ORDER BY user_id");
-    let rows = query.bind(group.text()).fetch_all(reads.connection()).await?;
-    rows.iter().map(|row| row::id(row, "user_id")).collect()
+async fn insert_members(writing: &mut Writing, group: &Group) -> Result<(), StoreError> {
+    for part in many::parts(&group.members) {
+        let text = format!("INSERT INTO group_members (group_id, user_id) VALUES {}", many::places(part.len(), 2));
+        let query = sqlx::query(sqlx::AssertSqlSafe(text));
+        let query = part.iter().fold(query, |query, member| query.bind(group.id.text()).bind(member.text()));
+        query.execute(writing.connection()).await?;
+    }
+    Ok(())
 }
 
 async fn delete_members(writing: &mut Writing, group: Id) -> Result<(), StoreError> {
     let query = sqlx::query("DELETE FROM group_members WHERE group_id = $1").bind(group.text());
     query.execute(writing.connection()).await?;
     Ok(())
+}
+
+/// Groups of rows that have one for each member.
+fn with_members(rows: &[AnyRow]) -> Result<Vec<Group>, StoreError> {
+    let mut groups: Vec<Group> = Vec::new();
+    for row in rows {
+        let id = row::id(row, "id")?;
+        if groups.last().is_none_or(|group| group.id != id) {
+            groups.push(of_row(row)?);
+        }
+        if let (Some(group), Some(member)) = (groups.last_mut(), row::id_or_none(row, "user_id")?) {
+            group.members.push(member);
+        }
+    }
+    Ok(groups)
 }
 
 fn of_row(row: &AnyRow) -> Result<Group, StoreError> {

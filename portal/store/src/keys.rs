@@ -15,6 +15,15 @@ pub async fn get(reads: &mut impl Reads, name: &str) -> Result<Option<Vec<u8>>, 
     query.fetch_optional(reads.connection()).await?.as_ref().map(|row| row::bytes(row, "sealed")).transpose()
 }
 
+/// Whether nothing was ever sealed in this database: the portal's own key is the first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_empty(reads: &mut impl Reads) -> Result<bool, StoreError> {
+    let row = sqlx::query("SELECT COUNT(*) AS count FROM keys").fetch_one(reads.connection()).await?;
+    Ok(row::number(&row, "count")? == 0)
+}
+
 /// Keeps a key if there is none of that name; of several portals that start at once, one does.
 ///
 /// # Errors

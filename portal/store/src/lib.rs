@@ -24,6 +24,7 @@ pub mod keys;
 pub mod kind;
 pub mod limits;
 pub mod links;
+mod many;
 mod migrations;
 pub mod outbox;
 pub mod passkeys;
@@ -35,6 +36,7 @@ pub mod settings;
 pub mod tokens;
 pub mod users;
 pub mod webhooks;
+mod writer;
 
 pub use database::{Database, Reading, Reads, Writing};
 pub use error::StoreError;

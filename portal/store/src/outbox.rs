@@ -37,6 +37,22 @@ pub struct OutboxRow {
     pub body: String,
     /// When.
     pub at: Timestamp,
+    /// By what the portal knows that it has written the row.
+    pub mark: String,
+}
+
+impl OutboxRow {
+    /// What the mark is of.
+    #[must_use]
+    pub fn marked(&self) -> [Vec<u8>; 5] {
+        [
+            self.id.text().into_bytes(),
+            word(self.said, &self.kind).into_bytes(),
+            self.owner.map(Id::text).unwrap_or_default().into_bytes(),
+            self.body.clone().into_bytes(),
+            self.at.as_microsecond().to_string().into_bytes(),
+        ]
+    }
 }
 
 /// The prefix under which an entry's kind is kept.
@@ -47,12 +63,13 @@ const AUDIT: &str = "audit";
 /// # Errors
 /// [`StoreError`].
 pub async fn insert(writing: &mut Writing, said: &OutboxRow) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO outbox (id, kind, owner, body, at) VALUES ($1, $2, $3, $4, $5)")
+    sqlx::query("INSERT INTO outbox (id, kind, owner, body, at, mark) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(said.id.text())
         .bind(word(said.said, &said.kind))
         .bind(said.owner.map(Id::text))
         .bind(said.body.clone())
         .bind(said.at.as_microsecond())
+        .bind(said.mark.clone())
         .execute(writing.connection())
         .await?;
     Ok(())
@@ -104,16 +121,14 @@ impl Unreadable {
 /// # Errors
 /// [`StoreError`].
 pub async fn take(writing: &mut Writing, most: i64) -> Result<Vec<Taken>, StoreError> {
-    let query = sqlx::query("SELECT id, kind, owner, body, at FROM outbox ORDER BY id LIMIT $1").bind(most);
-    let rows: Vec<Taken> = query.fetch_all(writing.connection()).await?.iter().map(of_row).collect::<Result<_, _>>()?;
-    for taken in &rows {
-        let id = match taken {
-            Taken::Said(said) => said.id.text(),
-            Taken::Unreadable(row) => row.id.clone(),
-        };
-        sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id).execute(writing.connection()).await?;
-    }
-    Ok(rows)
+    let query = sqlx::query(
+        "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT $1) \
+         RETURNING id, kind, owner, body, at, mark",
+    );
+    let mut rows = query.bind(most).fetch_all(writing.connection()).await?;
+    // What a statement returns of what it changes has no order.
+    rows.sort_by_cached_key(|found| row::text(found, "id").unwrap_or_default());
+    rows.iter().map(of_row).collect()
 }
 
 /// Keeps a row that cannot be read, for people to look at.
@@ -237,5 +252,6 @@ fn said_of_row(row: &AnyRow) -> Result<OutboxRow, StoreError> {
         owner: row::id_or_none(row, "owner")?,
         body: row::text(row, "body")?,
         at: row::time(row, "at")?,
+        mark: row::text(row, "mark")?,
     })
 }

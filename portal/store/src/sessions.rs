@@ -138,12 +138,13 @@ pub async fn rotate(
     new_hash: &str,
     proved_at: Timestamp,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query("UPDATE sessions SET secret_hash = $1, proved_at = $2 WHERE secret_hash = $3")
-        .bind(new_hash.to_owned())
-        .bind(proved_at.as_microsecond())
-        .bind(old_hash.to_owned())
-        .execute(writing.connection())
-        .await?;
+    // Later than the login also where it was at the same time: the two proofs are told apart.
+    let query = sqlx::query(
+        "UPDATE sessions SET secret_hash = $1, \
+         proved_at = CASE WHEN $2 > created_at THEN $2 ELSE created_at + 1 END WHERE secret_hash = $3",
+    );
+    let query = query.bind(new_hash.to_owned()).bind(proved_at.as_microsecond()).bind(old_hash.to_owned());
+    let done = query.execute(writing.connection()).await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -1,5 +1,7 @@
 //! Accounts and their roles.
 
+use std::collections::HashSet;
+
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::PageRequest;
 use culvert_portal_model::people::AccountState;
@@ -10,7 +12,7 @@ use sqlx::any::AnyRow;
 use crate::database::{Reads, Writing};
 use crate::error::StoreError;
 use crate::kind::Kind;
-use crate::row;
+use crate::{many, row};
 
 /// Who gave a role, if a person did.
 pub const BY_HAND: &str = "hand";
@@ -21,6 +23,20 @@ macro_rules! select {
             "SELECT id, name, display_name, email, state, password_hash, totp_secret, totp_pending, totp_step, ",
             "created_at, last_login_at, version FROM users",
             $tail
+        )
+    };
+}
+
+/// Accounts with a row for each of their roles.
+macro_rules! select_shown {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, name, display_name, email, state, password_hash, totp_secret, totp_pending, totp_step, ",
+            "created_at, last_login_at, version, role, origin, ",
+            "(SELECT COUNT(*) FROM passkeys WHERE passkeys.user_id = shown.id) AS passkeys ",
+            "FROM (SELECT * FROM users ",
+            $which,
+            ") AS shown LEFT JOIN user_roles ON user_roles.user_id = shown.id ORDER BY name, role, origin"
         )
     };
 }
@@ -52,6 +68,15 @@ pub struct UserRow {
     pub last_login_at: Option<Timestamp>,
     /// Counts changes.
     pub version: i64,
+}
+
+/// What is shown of an account that is not in its row.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Its roles, with who gave each.
+    pub roles: Vec<(Role, String)>,
+    /// How many passkeys it has.
+    pub passkeys: i64,
 }
 
 /// Adds an account.
@@ -168,20 +193,34 @@ pub async fn by_email(reads: &mut impl Reads, email: &str) -> Result<Vec<UserRow
     query.fetch_all(reads.connection()).await?.iter().map(of_row).collect()
 }
 
-/// A page of accounts in the order of their names, and one more if there is one.
+/// Finds an account with what is shown of it, in one question.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn shown(reads: &mut impl Reads, id: Id) -> Result<Option<(UserRow, Given)>, StoreError> {
+    let query = sqlx::query(select_shown!("WHERE id = $1")).bind(id.text());
+    Ok(with_given(&query.fetch_all(reads.connection()).await?)?.pop())
+}
+
+/// A page of accounts whose names begin with something, in the order of their names, and one more
+/// if there is one.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn list(
     reads: &mut impl Reads,
     state: Option<AccountState>,
+    beginning: &str,
     page: &PageRequest,
-) -> Result<Vec<UserRow>, StoreError> {
-    let query = sqlx::query(select!(" WHERE name > $1 AND ($2 = '' OR state = $2) ORDER BY name LIMIT $3"))
-        .bind(page.after.clone().unwrap_or_default())
-        .bind(state.map_or("", AccountState::word))
-        .bind(i64::from(page.rows) + 1);
-    query.fetch_all(reads.connection()).await?.iter().map(of_row).collect()
+) -> Result<Vec<(UserRow, Given)>, StoreError> {
+    let query = sqlx::query(select_shown!(
+        "WHERE name > $1 AND ($2 = '' OR state = $2) AND substr(name, 1, length($3)) = $3 ORDER BY name LIMIT $4"
+    ))
+    .bind(page.after.clone().unwrap_or_default())
+    .bind(state.map_or("", AccountState::word))
+    .bind(beginning.to_owned())
+    .bind(i64::from(page.rows) + 1);
+    with_given(&query.fetch_all(reads.connection()).await?)
 }
 
 /// How many accounts there are.
@@ -229,6 +268,23 @@ pub async fn roles(reads: &mut impl Reads, user: Id) -> Result<Vec<(Role, String
     rows.iter().map(|row| Ok((row::parsed(row, "role", "role")?, row::text(row, "origin")?))).collect()
 }
 
+/// The first of these that is nobody's identifier, if there is one.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn first_missing(reads: &mut impl Reads, ids: &[Id]) -> Result<Option<Id>, StoreError> {
+    for part in many::parts(ids) {
+        let text = format!("SELECT id FROM users WHERE id IN ({})", many::places(part.len(), 1));
+        let query = part.iter().fold(sqlx::query(sqlx::AssertSqlSafe(text)), |query, id| query.bind(id.text()));
+        let rows = query.fetch_all(reads.connection()).await?;
+        let found = rows.iter().map(|found| row::id(found, "id")).collect::<Result<HashSet<Id>, _>>()?;
+        if let Some(missing) = part.iter().find(|id| !found.contains(id)) {
+            return Ok(Some(*missing));
+        }
+    }
+    Ok(None)
+}
+
 /// Replaces the roles that one origin has given.
 ///
 /// # Errors
@@ -257,6 +313,21 @@ pub async fn set_roles(writing: &mut Writing, user: Id, origin: &str, roles: &[R
 pub async fn with_roles_of(reads: &mut impl Reads, origin: &str) -> Result<Vec<Id>, StoreError> {
     let query = sqlx::query("SELECT DISTINCT user_id FROM user_roles WHERE origin = $1").bind(origin.to_owned());
     query.fetch_all(reads.connection()).await?.iter().map(|found| row::id(found, "user_id")).collect()
+}
+
+/// Accounts of rows that have one for each role.
+fn with_given(rows: &[AnyRow]) -> Result<Vec<(UserRow, Given)>, StoreError> {
+    let mut found: Vec<(UserRow, Given)> = Vec::new();
+    for row in rows {
+        let id = row::id(row, "id")?;
+        if found.last().is_none_or(|(user, _)| user.id != id) {
+            found.push((of_row(row)?, Given { passkeys: row::number(row, "passkeys")?, ..Given::default() }));
+        }
+        if let (Some((_, given)), Some(origin)) = (found.last_mut(), row::text_or_none(row, "origin")?) {
+            given.roles.push((row::parsed(row, "role", "role")?, origin));
+        }
+    }
+    Ok(found)
 }
 
 fn of_row(row: &AnyRow) -> Result<UserRow, StoreError> {

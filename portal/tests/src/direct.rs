@@ -46,6 +46,13 @@ impl Direct {
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// Runs statements; says whether the database has taken them.
+    #[must_use]
+    pub fn try_execute(&self, sql: &str) -> bool {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+        self.runtime.block_on(statement.execute(&self.pool)).is_ok()
+    }
+
     /// The whole number that a question is answered with.
     ///
     /// # Panics

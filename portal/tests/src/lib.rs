@@ -11,7 +11,9 @@
 
 pub mod browser;
 pub mod cache;
+pub mod command_line;
 pub mod direct;
+pub mod documents;
 pub mod http;
 pub mod live;
 pub mod load;
@@ -25,6 +27,7 @@ pub mod program;
 pub mod python;
 pub mod random;
 pub mod room;
+pub mod scripted_server;
 pub mod smtp;
 pub mod sql;
 pub mod tcp_proxy;

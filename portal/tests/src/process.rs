@@ -256,6 +256,16 @@ pub fn or_skip<T>(found: Result<T, String>) -> Option<T> {
     }
 }
 
+/// Writes a file that only its owner may read, as the portal wants files with secrets.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write_secret(path: &Path, content: impl AsRef<[u8]>) {
+    std::fs::write(path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, private).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
 /// A temporary folder, removed when it is dropped.
 ///
 /// # Panics

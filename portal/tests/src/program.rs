@@ -27,21 +27,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn portal() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("CULVERT_PORTAL_BIN") {
-            return path.into();
-        }
-        let this = std::env::current_exe().expect("a program knows its own file");
-        let deps = this.parent().expect("a program lies in a directory");
-        let profile = deps.parent().expect("deps lies in a profile's directory");
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "culvert-portal"]);
-        if profile.file_name().and_then(OsStr::to_str).is_some_and(|name| name != "debug") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success(), "the program under test does not build");
-        profile.join("culvert-portal")
-    })
+    PROGRAM.get_or_init(|| built("culvert-portal", "CULVERT_PORTAL_BIN"))
+}
+
+/// A program: the one that a variable names, or the one that cargo builds beside these tests.
+///
+/// # Panics
+/// If it cannot be built.
+pub(crate) fn built(package: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let this = std::env::current_exe().expect("a program knows its own file");
+    let deps = this.parent().expect("a program lies in a directory");
+    let profile = deps.parent().expect("deps lies in a profile's directory");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", package]);
+    if profile.file_name().and_then(OsStr::to_str).is_some_and(|name| name != "debug") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success(), "the program under test does not build");
+    profile.join(package)
 }
 
 /// How a portal is started.
@@ -154,9 +160,13 @@ impl RunningPortal {
     /// If it printed none.
     #[must_use]
     pub fn setup_secret(&self) -> String {
-        let mut found = None;
+        let mut found: Option<String> = None;
         self.process.until("printing a setup link", PATIENCE, || {
-            found = self.process.output().split('#').nth(1).map(|rest| rest.lines().next().unwrap_or("").to_owned());
+            let is_of_secret = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+            let output = self.process.output();
+            // Behind it is the end of a line, or of a string of JSON.
+            found =
+                output.split('#').nth(1).map(|rest| rest.chars().take_while(|letter| is_of_secret(*letter)).collect());
             found.as_ref().is_some_and(|secret| secret.len() == 55)
         });
         found.expect("a secret")
@@ -233,6 +243,12 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Somebody who has logged in with this client at a portal.
+    #[must_use]
+    pub fn with(client: Client, url: &str) -> Self {
+        Self { client, base: format!("{url}/api/v1") }
+    }
+
     /// Gets something below `/api/v1`.
     ///
     /// # Panics
@@ -273,7 +289,7 @@ impl Browser {
     /// The same person at another portal of the same database.
     #[must_use]
     pub fn at(&self, url: &str) -> Self {
-        Self { client: self.client.clone(), base: format!("{url}/api/v1") }
+        Self::with(self.client.clone(), url)
     }
 
     /// As [`Browser::send`], where the portal may be gone.
@@ -312,7 +328,7 @@ fn log_in_at(url: &str, mut client: Client, name: &str) -> Browser {
     let body = json!({ "name": name, "password": PASSWORD });
     let answer = client.post_json(&format!("{url}/api/v1/sessions"), &body);
     assert_eq!(answer.status, 201, "{}", answer.text());
-    Browser { client, base: format!("{url}/api/v1") }
+    Browser::with(client, url)
 }
 
 /// The program with a state directory and a database; no other variable of Culvert reaches it.

@@ -13,7 +13,7 @@ use culvert_portal_seams::http::ScriptedHttp;
 use culvert_portal_seams::mail::MemoryMailer;
 use culvert_portal_seams::randomness::SystemRandomness;
 use culvert_portal_service::actor::Actor;
-use culvert_portal_service::people::accounts::{self, NewUser, UserEdit};
+use culvert_portal_service::people::accounts::{self, NewUser, UserEdit, UserFilter};
 use culvert_portal_service::people::credentials;
 use culvert_portal_service::people::login::{self, Attempt, LoggedIn};
 use culvert_portal_service::people::passwords::{Cost, Passwords};
@@ -160,7 +160,7 @@ impl Room {
     /// # Panics
     /// If there is none of that name.
     pub async fn user(&self, name: &str) -> User {
-        let page = accounts::list(&self.portal, &Actor::host(), None, &PageRequest::default()).await;
+        let page = accounts::list(&self.portal, &Actor::host(), &UserFilter::default(), &PageRequest::default()).await;
         let users = page.expect("the database answers").items;
         users.into_iter().find(|user| user.name == name).unwrap_or_else(|| panic!("there is no {name}"))
     }

@@ -1,8 +1,10 @@
 //! Certificates of an authority that exists for one test process.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
@@ -57,11 +59,27 @@ impl Authority {
     /// If a name is none.
     #[must_use]
     pub fn issue(&self, names: &[&str]) -> Certified {
+        self.issue_with(names, None)
+    }
+
+    /// A certificate that is good until a time, in seconds since 1970.
+    ///
+    /// # Panics
+    /// If a name or the time is none.
+    #[must_use]
+    pub fn issue_until(&self, names: &[&str], end_seconds: i64) -> Certified {
+        self.issue_with(names, Some(end_seconds))
+    }
+
+    fn issue_with(&self, names: &[&str], end_seconds: Option<i64>) -> Certified {
         let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let mut parameters = CertificateParams::new(names).expect("these are names");
         parameters.distinguished_name.push(DnType::CommonName, "a server of Culvert's tests");
         parameters.use_authority_key_identifier_extension = true;
         parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        if let Some(end) = end_seconds {
+            parameters.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end.unsigned_abs());
+        }
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate can be made").pem();
         Certified { certificate, key: key.serialize_pem() }
@@ -97,5 +115,7 @@ impl Certified {
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&path, private).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     path
 }

@@ -236,6 +236,8 @@ const SCHEMAS: &[(&str, &[&str])] = &[
     ("get", &["transfer-result"]),
     ("identity", &["identity"]),
     ("identity init", &["identity"]),
+    ("login", &["portal-login"]),
+    ("logout", &["portal-logout"]),
     ("monitor", &["status"]),
     ("path check", &["path-check"]),
     ("path history", &["path-record"]),
@@ -253,6 +255,9 @@ const SCHEMAS: &[(&str, &[&str])] = &[
     ("profile verify", &["profile-verified"]),
     ("send", &["transfer-result"]),
     ("status", &["status"]),
+    ("token create", &["portal-token-created"]),
+    ("token list", &["portal-tokens"]),
+    ("token revoke", &["portal-token-revoked"]),
     ("transfer cancel", &["transfer-state"]),
     ("transfer list", &["transfer-record"]),
     ("transfer pause", &["transfer-state"]),
@@ -273,6 +278,7 @@ const SCHEMAS: &[(&str, &[&str])] = &[
     ("tune status", &["tune-status"]),
     ("tune watch", &["tune-watch-line"]),
     ("version", &["version"]),
+    ("whoami", &["portal-account"]),
 ];
 
 /// The commands that can be run and have `--json`.

@@ -1,6 +1,8 @@
 //! What users type, read and scrape: the contract's commands, fields and metrics.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, signal_process};
@@ -144,6 +146,61 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
     let unexpected: Vec<_> =
         said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
+}
+
+/// The rows of the table of metrics in docs/operations.md: name, and what it is there with.
+fn documented_metrics() -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let page = fs::read_to_string(page).unwrap();
+    let table = page.split("| metric | labels | meaning | with |").nth(1).expect("the page has the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>());
+    cells.map(|cells| (cells[1].clone(), cells[4].clone())).collect()
+}
+
+/// Regression: the page named three of them.
+#[test]
+fn the_page_lists_the_metrics_of_a_node_and_no_others() {
+    let pair = Pair::new();
+    let configuration = pair.path("culvert.toml");
+    let stamp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let tables = format!("[responder]\nstamp = '{stamp}'\n[archive]\nurl = 'http://127.0.0.1:1/'\n");
+    fs::write(&configuration, tables).unwrap();
+    let node = pair.start_with(&["--config", configuration.to_str().unwrap()]);
+    let source = pair.path("source");
+    fs::write(&source, Random::new(7).bytes(3 << 20)).unwrap();
+    pair.send(&source, "in", &[]).exits(0);
+    pair.get("in", &pair.path("back"), &[]).exits(0);
+    let text = node.metrics();
+    let exported: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let documented = documented_metrics();
+    let names: BTreeSet<&str> = documented.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names.len(), documented.len(), "a metric has two rows");
+    let unknown: Vec<_> = exported.difference(&names).collect();
+    assert!(unknown.is_empty(), "not in docs/operations.md: {unknown:?}");
+    // What this node has no reason to export is at least in the program.
+    let rare = ["AF_XDP", "an audit", "a path record", "a limit reached", "one turned away"];
+    for (name, with) in &documented {
+        let is_there = exported.contains(name.as_str());
+        assert!(is_there || rare.contains(&with.as_str()), "docs/operations.md lists {name}, which no node exports");
+    }
+    assert_eq!(names, metrics_in_the_source().iter().map(String::as_str).collect());
+}
+
+/// The names of metrics in the source of the program.
+fn metrics_in_the_source() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control");
+    let files = ["admission", "kernel_bypass", "lanes", "transfers"].map(|name| format!("node/src/metrics/{name}.rs"));
+    let files = files.into_iter().chain(["node/src/metrics.rs", "path/src/metrics.rs"].map(str::to_owned));
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(root.join(&file)).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let texts = code.split('"').skip(1).step_by(2).filter(|text| text.starts_with("culvert_"));
+        names.extend(texts.map(str::to_owned));
+    }
+    names
 }
 
 #[test]

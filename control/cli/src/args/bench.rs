@@ -1,6 +1,6 @@
 //! Options of `culvert bench`.
 
-use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use culvert_dataplane::datapath::udp::SUPER_BUFFER_BYTES;
@@ -35,7 +35,7 @@ pub enum BenchWhat {
     /// Measure a disk with sequential direct writes and reads
     Disk {
         /// A directory on the disk
-        directory: OsString,
+        directory: PathBuf,
         /// Amount of data
         #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = parse_bytes)]
         size: u64,

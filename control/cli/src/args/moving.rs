@@ -116,7 +116,7 @@ pub struct DemoArgs {
     pub files: u32,
     /// Directory for the data [default: the directory of temporary files]
     #[arg(long, value_name = "DIR")]
-    pub directory: Option<OsString>,
+    pub directory: Option<PathBuf>,
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,9 @@ pub struct NodeArgs {
     /// Settings.
     #[command(flatten)]
     pub settings: NodeOnlyArgs,
+    /// Stop when standard input is closed: for commands that start a node for themselves
+    #[arg(long, hide = true)]
+    pub end_with_stdin: bool,
     /// The data plane.
     #[command(flatten)]
     pub engine: EngineArgs,

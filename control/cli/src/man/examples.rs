@@ -131,6 +131,40 @@ pub const ALL: &[(&str, Examples)] = &[
             ),
         ],
     ),
+    (
+        "culvert-login",
+        &[
+            ("Be let in by somebody who has a browser", "culvert login https://portal.example.org"),
+            (
+                "Only read, for a week, at a portal whose certificate comes from a CA of one's own",
+                "culvert login portal.example.org --scope transfers:read --days 7 --ca-file ca.pem",
+            ),
+            ("By a password, where no browser is at hand", "culvert login portal.example.org --account ada"),
+            ("Use a token that was made elsewhere", "culvert login portal.example.org --token-file token"),
+            ("Let commands use another portal again", "culvert login --switch portal.example.org"),
+        ],
+    ),
+    ("culvert-logout", &[("Revoke the token, and forget it here", "culvert logout")]),
+    ("culvert-whoami", &[("Show account, roles, token and its end", "culvert whoami")]),
+    (
+        "culvert-token",
+        &[
+            ("Show your tokens, wherever they are used", "culvert token list"),
+            (
+                "Make a token for a program, and keep its secret in a file",
+                "culvert token create inventory --scope people:read --days 30 --output inventory.token",
+            ),
+        ],
+    ),
+    (
+        "culvert-portal",
+        &[
+            ("Serve on this host, with nothing configured", "culvert portal"),
+            ("Show everything that it can be told", "culvert portal --help"),
+            ("Make an account on the portal's host", "culvert portal users create boole --role user"),
+            ("Prove that nobody has changed the audit trail", "culvert portal audit verify"),
+        ],
+    ),
     ("culvert-status", &[("Show the node, its lanes and its transfers", "culvert status")]),
     ("culvert-config-show", &[("Show every setting and where it comes from", "culvert config show --origin")]),
     (

@@ -8,9 +8,9 @@ use culvert_model::units::show_rate;
 use culvert_node::settings::Settings;
 use culvert_path::check::Side;
 use culvert_path::grades::{ms, part};
-use culvert_path::publish::{keep_pin, pins, trust};
+use culvert_path::publish::{keep_pin, pins};
 use culvert_path::records::{self, PathRecord, RecordSource};
-use culvert_perfsonar::http::{Client as HttpClient, HttpError};
+use culvert_perfsonar::http::{Client as HttpClient, Trust};
 use culvert_perfsonar::pscheduler::{Client, Outcome, SchedulerError, TestKind, TestRequest};
 use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::foreign_text;
@@ -18,7 +18,7 @@ use culvert_state::StateDirectory;
 use serde::Serialize;
 
 use crate::args::GlobalArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, of_http};
 use crate::path::args::PschedulerArgs;
 use crate::report::{print_json, say};
 
@@ -42,7 +42,8 @@ struct Shown<'a> {
 pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs) -> Result<ExitCode, CommandError> {
     let state = StateDirectory::open(&settings.state.value)?;
     let key = args.host.trim_start_matches("https://").trim_end_matches('/').to_owned();
-    let trust = trust(&args.trust, args.ca_file.clone(), pins(&state)?.remove(&key)).map_err(CommandError::usage)?;
+    let trust =
+        Trust::of_word(&args.trust, args.ca_file.clone(), pins(&state)?.remove(&key)).map_err(CommandError::usage)?;
     if args.trust == "insecure" && !global.quiet {
         say_aside!(
             "culvert: warning: the certificate of {key} is not verified: anybody in between can change its answers"
@@ -65,10 +66,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
 
 fn failed(error: &SchedulerError) -> CommandError {
     let code = match error {
-        SchedulerError::Http(HttpError::PinChanged { .. }) => ExitCode::KeyChanged,
-        SchedulerError::Http(HttpError::Url(_)) => ExitCode::Usage,
-        SchedulerError::Http(HttpError::Certificate { .. }) => ExitCode::Verification,
-        SchedulerError::Http(error) if error.is_temporary() => ExitCode::Temporary,
+        SchedulerError::Http(error) => of_http(error),
         SchedulerError::Status { status, .. } if status.as_u16() == 403 => ExitCode::NotPermitted,
         SchedulerError::Status { status, .. } if status.is_server_error() => ExitCode::Temporary,
         SchedulerError::NeverEnds { .. } => ExitCode::TimedOut,

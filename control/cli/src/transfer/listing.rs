@@ -121,7 +121,7 @@ fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6
         (None, Some(progress)) => progress::line(progress),
         (None, None) => {
             let error = record.error.as_ref().and_then(|error| error.text.lines().next());
-            error.map_or_else(|| "-".to_owned(), |error| cut(error, ERROR_CHARACTERS_MAX))
+            error.map_or_else(|| waits_for(record.state).to_owned(), |error| cut(error, ERROR_CHARACTERS_MAX))
         }
     };
     [
@@ -132,6 +132,15 @@ fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6
         record.description.clone(),
         how,
     ]
+}
+
+/// What a transfer without a result, progress or an error waits for.
+const fn waits_for(state: RecordState) -> &'static str {
+    match state {
+        RecordState::Paused => "waits for 'culvert transfer resume'",
+        RecordState::Queued => "waits for other transfers to end",
+        _ => "-",
+    }
 }
 
 /// The length of the shortest prefixes that distinguish all ids.
@@ -198,5 +207,22 @@ mod tests {
         assert!(whole.contains("  UDP does not pass: open it") && whole.ends_with('…'), "{whole}");
         let row = whole.lines().last().unwrap().chars().count();
         assert!(row < whole.lines().next().unwrap().chars().count() + 80, "{whole}");
+    }
+
+    /// Regression: the column of a paused transfer was empty but for a dash.
+    #[test]
+    fn a_transfer_that_waits_says_for_what() {
+        for (state, told) in
+            [(RecordState::Paused, "culvert transfer resume"), (RecordState::Queued, "other transfers")]
+        {
+            let mut waiting = record("01JD3V5K6D0000000000000000");
+            waiting.state = state;
+            let row = table(std::slice::from_ref(&waiting), None);
+            assert!(row.contains(state.word()) && row.contains(told), "{row}");
+            // The error of an earlier attempt says more.
+            let text = "the partner restarts".to_owned();
+            waiting.error = Some(Failure { code: "temporary".to_owned(), text, exit_code: 5 });
+            assert!(table(&[waiting], None).ends_with("the partner restarts"));
+        }
     }
 }

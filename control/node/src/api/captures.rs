@@ -36,6 +36,10 @@ pub struct Captures {
 impl Captures {
     /// Starts a capture and responds with it.
     pub async fn answer(&self, supervisor: &Supervisor, options: &CaptureOptions) -> Response {
+        // No data plane is started for a capture that cannot be.
+        if let Err(why) = options.check() {
+            return error(StatusCode::BAD_REQUEST, "usage", why.to_string());
+        }
         let plane = match supervisor.get().await {
             Ok(plane) => plane,
             Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, "temporary", why.to_string()),

@@ -6,12 +6,15 @@ use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::settings::origin::SettingsError;
+use crate::settings::lines::Lines;
+use crate::settings::origin::{Origin, SettingsError};
 use crate::settings::resolver::{Variables, user_directory};
-use crate::settings::values::join;
+use crate::settings::values::{join, parse_path};
 
 /// The configuration of the system's node.
 pub const SYSTEM_CONFIGURATION: &str = "/etc/culvert/culvert.toml";
+/// The variable that names the file.
+pub(super) const VARIABLE: &str = "CULVERT_CONFIG";
 /// No configuration is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -32,14 +35,28 @@ impl std::fmt::Display for CoreList {
     }
 }
 
+/// A configuration file that was read, or none.
+#[derive(Debug, Default)]
+pub(super) struct ReadFile<T> {
+    /// What it sets.
+    pub(super) settings: T,
+    /// Where it is.
+    pub(super) path: Option<PathBuf>,
+    /// In which lines it sets what.
+    pub(super) lines: Lines,
+}
+
 /// Reads the file that is named, or the first that exists.
 pub(super) fn read_file<T: DeserializeOwned + Default>(
     named: Option<&str>,
     variables: Variables<'_>,
-) -> Result<(T, Option<PathBuf>), SettingsError> {
-    let named = named.map(str::to_owned).or_else(|| variables("CULVERT_CONFIG")).map(PathBuf::from);
-    let path = match named {
-        Some(path) => path,
+) -> Result<ReadFile<T>, SettingsError> {
+    let by_flag = named.map(|named| (named.to_owned(), Origin::Flag("--config")));
+    let by_variable = || Some((variables(VARIABLE)?, Origin::Variable(VARIABLE)));
+    let path = match by_flag.or_else(by_variable) {
+        Some((named, origin)) => {
+            parse_path(&named).map_err(|reason| SettingsError::Value { name: "config", origin, reason })?
+        }
         None => {
             let candidates = [
                 user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")),
@@ -47,15 +64,17 @@ pub(super) fn read_file<T: DeserializeOwned + Default>(
             ];
             match candidates.into_iter().flatten().find(|path| path.exists()) {
                 Some(path) => path,
-                None => return Ok((T::default(), None)),
+                None => return Ok(ReadFile::default()),
             }
         }
     };
     let text = regular_file::read_text(&path, FILE_BYTES_MAX, Links::Followed)
         .map_err(|error| SettingsError::File { path: path.clone(), reason: error.to_string() })?;
-    Ok((parse_file(&text, &path)?, Some(path)))
+    parse_file(&text, &path)
 }
 
-pub(super) fn parse_file<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, SettingsError> {
-    toml::from_str(text).map_err(|error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })
+pub(super) fn parse_file<T: DeserializeOwned>(text: &str, path: &Path) -> Result<ReadFile<T>, SettingsError> {
+    let settings = toml::from_str(text)
+        .map_err(|error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(ReadFile { settings, path: Some(path.to_owned()), lines: Lines::of(text) })
 }

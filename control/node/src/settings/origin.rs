@@ -10,7 +10,12 @@ pub enum Origin {
     /// An environment variable.
     Variable(&'static str),
     /// The configuration file.
-    File(PathBuf),
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The line that makes the setting, counted from 1, if it is known.
+        line: Option<usize>,
+    },
     /// The setting was not made.
     Default,
 }
@@ -20,7 +25,7 @@ impl std::fmt::Display for Origin {
         match self {
             Self::Flag(_) => f.write_str("flag"),
             Self::Variable(name) => write!(f, "variable {name}"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File { path, .. } => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
         }
     }
@@ -28,9 +33,11 @@ impl std::fmt::Display for Origin {
 
 impl Origin {
     /// The setting by the name under which it was made.
-    fn name_of(&self, name: &str) -> String {
+    #[must_use]
+    pub fn name_of(&self, name: &str) -> String {
         match self {
             Self::Flag(flag) => (*flag).to_owned(),
+            Self::File { path, line: Some(line) } => format!("{name} (from {}, line {line})", path.display()),
             origin => format!("{name} (from {origin})"),
         }
     }

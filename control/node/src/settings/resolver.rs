@@ -1,8 +1,9 @@
 //! Which of the places where a setting can be made decides: the command line, then the variable,
 //! then the file, then the default.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::settings::lines::Lines;
 use crate::settings::origin::{Origin, Setting, SettingsError};
 
 /// Looks up a variable. A parameter, because tests must not change their process's environment.
@@ -11,6 +12,7 @@ pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) struct Resolver<'a> {
     pub(super) variables: Variables<'a>,
     pub(super) file: Option<PathBuf>,
+    pub(super) lines: Lines,
 }
 
 /// Where one setting can be made, and what the command line and the file say.
@@ -33,7 +35,7 @@ impl Resolver<'_> {
         let found = match (flag, (self.variables)(variable), file) {
             (Some((flag, text)), _, _) => Some((text.to_owned(), Origin::Flag(flag))),
             (None, Some(text), _) => Some((text, Origin::Variable(variable))),
-            (None, None, Some(text)) => Some((text, Origin::File(self.file.clone().unwrap_or_default()))),
+            (None, None, Some(text)) => Some((text, self.in_file(name))),
             (None, None, None) => None,
         };
         let Some((text, origin)) = found else {
@@ -44,11 +46,17 @@ impl Resolver<'_> {
             Err(reason) => Err(SettingsError::Value { name, origin, reason }),
         }
     }
+
+    /// The origin of a setting that the file makes.
+    pub(super) fn in_file(&self, name: &str) -> Origin {
+        Origin::File { path: self.file.clone().unwrap_or_default(), line: self.lines.line(name) }
+    }
 }
 
-/// `$VARIABLE/culvert`, or `~/fallback/culvert`.
+/// `$VARIABLE/culvert`, or `~/fallback/culvert`. Variables that are not absolute paths count as not
+/// set (XDG Base Directory Specification): beneath an empty one would be the current directory.
 pub(super) fn user_directory(variable: &str, fallback: &str, variables: Variables<'_>) -> Option<PathBuf> {
-    let base = variables(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = base.or_else(|| variables("HOME").map(|home| Path::new(&home).join(fallback)));
+    let absolute = |variable| variables(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(fallback)));
     base.map(|base| base.join("culvert"))
 }

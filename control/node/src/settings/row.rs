@@ -112,14 +112,23 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// Determines every setting; `file` was read from `path`.
+            /// Determines every setting.
             pub(super) fn settle(
                 flags: &Flags,
                 variables: $crate::settings::resolver::Variables<'_>,
-                file: FileSettings,
-                path: Option<std::path::PathBuf>,
+                file: $crate::settings::file::ReadFile<FileSettings>,
             ) -> Result<Self, $crate::settings::origin::SettingsError> {
-                let resolver = $crate::settings::resolver::Resolver { variables, file: path.clone() };
+                let $crate::settings::file::ReadFile { settings: file, path, lines } = file;
+                let resolver = $crate::settings::resolver::Resolver { variables, file: path.clone(), lines };
+                let paths = culvert_path::settings::PathSettings {
+                    path: file.path,
+                    responder: file.responder,
+                    archive: file.archive,
+                    psconfig: file.psconfig,
+                };
+                paths.check().map_err(|(name, reason)| {
+                    $crate::settings::origin::SettingsError::Value { name, origin: resolver.in_file(name), reason }
+                })?;
                 Ok(Self {
                     $($name: resolver.resolve(
                         $crate::settings::resolver::Places {
@@ -134,12 +143,7 @@ macro_rules! settings {
                         $default,
                         $parse,
                     )?,)+
-                    paths: culvert_path::settings::PathSettings {
-                        path: file.path,
-                        responder: file.responder,
-                        archive: file.archive,
-                        psconfig: file.psconfig,
-                    },
+                    paths,
                     file: path,
                 })
             }

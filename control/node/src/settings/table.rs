@@ -8,15 +8,15 @@ use std::path::PathBuf;
 
 use culvert_engine::transfer::progress_watchdog::PATIENCE_DEFAULT;
 use culvert_link::kernel_bypass::Mode;
-use culvert_model::units::{parse_bytes, show_bytes};
+use culvert_model::units::show_bytes;
 use culvert_system::descriptors::host_name;
 
 use crate::settings::file::CoreList;
 use crate::settings::row::settings;
 use crate::settings::values::{
     DEFAULT_METRICS, Ports, default_listen, default_state, join, or, parse_af_xdp_mode, parse_bind, parse_busy_poll,
-    parse_cores, parse_datapath, parse_listen, parse_metrics, parse_mtu, parse_ports, parse_seconds, show_path,
-    show_ports,
+    parse_cores, parse_datapath, parse_interface, parse_listen, parse_memory, parse_metrics, parse_mtu, parse_name,
+    parse_path, parse_ports, parse_seconds, parse_socket_path, show_path, show_ports,
 };
 
 settings! {
@@ -27,7 +27,7 @@ settings! {
         example: "/var/lib/culvert",
         default: default_state, "$XDG_STATE_HOME/culvert; /var/lib/culvert for the culvert account and for \
             root's node commands",
-        parse: |text| Ok(PathBuf::from(text)),
+        parse: parse_path,
         show: |path| path.display().to_string(),
         note: "The system's node gets /var/lib/culvert from its unit. A value set here applies to the \
             commands of all users too.",
@@ -40,6 +40,7 @@ settings! {
         default: |_| default_listen(), "all addresses, port 7272",
         parse: parse_listen,
         show: SocketAddr::to_string,
+        note: "Port 0 is any that is free.",
     }
     /// Address and TCP port to serve /metrics on, or off
     metrics: Option<SocketAddr>, in file String {
@@ -49,6 +50,7 @@ settings! {
         default: |_| DEFAULT_METRICS.parse().ok(), "127.0.0.1:9472",
         parse: parse_metrics,
         show: |address| or(address.as_ref(), "off"),
+        note: "Port 0 is any that is free.",
     }
     /// Name that partners see
     name: String, in file String {
@@ -56,7 +58,7 @@ settings! {
         variable: "CULVERT_NAME",
         example: "dtn1",
         default: |_| host_name(), "the host name",
-        parse: |text| Ok(text.to_owned()),
+        parse: parse_name,
         show: String::clone,
     }
     /// Cores to run lanes on, one lane per core: 2,3 or 2-5
@@ -67,6 +69,7 @@ settings! {
         default: |_| Vec::new(), "half of the cores, at most 4",
         parse: parse_cores,
         show: |cores| if cores.is_empty() { "automatic".to_owned() } else { join(cores) },
+        note: "A core that is named twice runs two lanes.",
     }
     /// Memory for chunk buffers; limits how much data can be in flight
     memory: u64, in file String {
@@ -74,7 +77,7 @@ settings! {
         variable: "CULVERT_MEMORY",
         example: "256MiB",
         default: |_| 0, "64MiB per lane",
-        parse: parse_bytes,
+        parse: parse_memory,
         show: |&bytes| if bytes == 0 { "automatic".to_owned() } else { show_bytes(bytes) },
     }
     /// Local address of the lanes' sockets
@@ -120,7 +123,7 @@ settings! {
         example: "eth1",
         default: |_| None, "the one that leads to the partner, or the only one; with --datapath \
             auto, AF_XDP is used only on an interface named here",
-        parse: |text| Ok(Some(text.to_owned())),
+        parse: parse_interface,
         show: |name| or(name.as_ref(), "automatic"),
     }
     /// Socket on which systemd starts the data plane as a separate unit
@@ -129,7 +132,7 @@ settings! {
         variable: "CULVERT_DATAPLANE_SOCKET",
         example: "/run/culvert/dataplane.sock",
         default: |_| None, "none; the node starts the data plane itself",
-        parse: |text| Ok(Some(PathBuf::from(text))),
+        parse: parse_socket_path,
         show: |path| or(path.as_deref().map(show_path).as_ref(), "none"),
         note: "The system's node gets it from its unit.",
     }

@@ -5,8 +5,18 @@ use culvert_link::kernel_bypass::Mode;
 use super::*;
 use crate::settings::values::{parse_af_xdp_mode, parse_busy_poll};
 
-fn none(_: &str) -> Option<String> {
+pub(super) fn none(_: &str) -> Option<String> {
     None
+}
+
+/// An example as flags and variables have it.
+pub(super) fn typed(example: &str) -> String {
+    let table: toml::Table = toml::from_str(&format!("x = {example}")).unwrap();
+    match &table["x"] {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(values) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        value => value.to_string(),
+    }
 }
 
 #[test]
@@ -29,7 +39,7 @@ fn flags_beat_variables_beat_the_file_beats_defaults() {
     let variables = |name: &str| (name == "CULVERT_NAME").then(|| "variable".to_owned());
     let settings = Settings::resolve_with(&flags, &variables).unwrap();
     assert_eq!((settings.name.value.as_str(), &settings.name.origin), ("variable", &Origin::Variable("CULVERT_NAME")));
-    assert_eq!((settings.mtu.value, settings.mtu.origin), (Some(1500), Origin::File(path)));
+    assert_eq!((settings.mtu.value, settings.mtu.origin), (Some(1500), Origin::File { path, line: Some(2) }));
     assert_eq!(settings.datapath.origin, Origin::Default);
     let flags = Flags { name: Some("flag".into()), ..flags };
     assert_eq!(Settings::resolve_with(&flags, &variables).unwrap().name.value, "flag");
@@ -114,16 +124,6 @@ fn known_keys(error: &SettingsError) -> BTreeSet<String> {
     keys.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// An example as flags and variables have it.
-fn typed(example: &str) -> String {
-    let table: toml::Table = toml::from_str(&format!("x = {example}")).unwrap();
-    match &table["x"] {
-        toml::Value::String(text) => text.clone(),
-        toml::Value::Array(values) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        value => value.to_string(),
-    }
-}
-
 /// Asserts that each row of a table is found by file, variables, flags and `culvert config show`,
 /// and that these have nothing else.
 macro_rules! assert_found_everywhere {
@@ -131,8 +131,7 @@ macro_rules! assert_found_everywhere {
         use $($table)::+ as table;
         let names: Vec<&str> = table::ROWS.iter().map(|row| row.name).collect();
         let settle = |flags: &table::Flags, variables: Variables<'_>, text: &str| {
-            let file = parse_file(text, Path::new("x"))?;
-            let settings = table::Settings::settle(flags, variables, file, Some("x".into()))?;
+            let settings = table::Settings::settle(flags, variables, parse_file(text, Path::new("x"))?)?;
             assert!(settings.file.as_deref() == Some(Path::new("x")) && settings.paths.responder.is_none());
             Ok::<_, SettingsError>(settings.table())
         };
@@ -164,7 +163,7 @@ macro_rules! assert_found_everywhere {
             let from_file = settle(&table::Flags::default(), &none, &in_file).unwrap();
             let from_variable = settle(&table::Flags::default(), &of_variable, &in_file).unwrap();
             let from_flag = settle(&flags, &of_variable, &in_file).unwrap();
-            assert_eq!(from_file[number].2, Origin::File("x".into()));
+            assert_eq!(from_file[number].2, Origin::File { path: "x".into(), line: Some(1) });
             assert_eq!(from_variable[number].2, Origin::Variable(variable));
             let expected = row.flag.map_or(Origin::Variable(variable), |flag| Origin::Flag(flag.typed));
             assert_eq!(from_flag[number].2, expected);
@@ -214,10 +213,11 @@ fn each_row_of_a_section_is_a_key_of_the_file_and_is_shown_and_nothing_else_is()
 
 #[test]
 fn defaults_of_sections_are_what_their_words_say() {
-    let unset = Settings::from_toml("[responder]\n[archive]\nurl = 'x'\n", Path::new("x")).unwrap().paths.table();
+    let unset =
+        Settings::from_toml("[responder]\n[archive]\nurl = 'http://x'\n", Path::new("x")).unwrap().paths.table();
     for section in SECTIONS.iter().filter(|section| !section.name.is_empty()) {
         for row in section.rows.iter().filter(|row| row.has_example_of_default()) {
-            let required = if section.name == "archive" { "url = 'x'\n" } else { "" };
+            let required = if section.name == "archive" { "url = 'http://x'\n" } else { "" };
             let text = format!("[{}]\n{required}{} = {}\n", section.name, row.name, row.example);
             let name = format!("{}.{}", section.name, row.name);
             let value =

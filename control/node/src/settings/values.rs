@@ -1,10 +1,13 @@
 //! Values as people write and read them, and the defaults that are more than a constant.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_link::kernel_bypass::Mode;
 use culvert_model::address::DEFAULT_PORT;
+use culvert_model::permitted;
+use culvert_model::units::parse_bytes;
 use culvert_system::accounts::SYSTEM_STATE;
 
 use crate::settings::resolver::{Variables, user_directory};
@@ -17,6 +20,12 @@ pub(super) const MTU_MIN: u16 = 1_280;
 const MTU_MAX: u16 = 65_500;
 /// A longer poll keeps the core from other work.
 const BUSY_POLL_US_MAX: u32 = 10_000;
+/// More memory than any host has.
+const MEMORY_BYTES_MAX: u64 = 64 << 40;
+/// The longest name of an interface, in bytes (`IFNAMSIZ` of the kernel, without its NUL).
+const INTERFACE_BYTES_MAX: usize = 15;
+/// The longest path of a unix socket, in bytes (unix(7), without its NUL).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// UDP ports of lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,29 +71,70 @@ pub(super) fn default_listen() -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT)
 }
 
+pub(super) fn parse_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    permitted::path(&path).map(|()| path)
+}
+
+pub(super) fn parse_socket_path(text: &str) -> Result<Option<PathBuf>, String> {
+    let path = parse_path(text)?;
+    if text.len() > SOCKET_PATH_BYTES_MAX {
+        return Err(format!("'{text}' is too long for a socket: write at most {SOCKET_PATH_BYTES_MAX} bytes"));
+    }
+    Ok(Some(path))
+}
+
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
+    permitted::name(text).map(|()| text.to_owned())
+}
+
+pub(super) fn parse_interface(text: &str) -> Result<Option<String>, String> {
+    let is_of_name = |byte: u8| byte.is_ascii_graphic() && !b"/:".contains(&byte);
+    if (1..=INTERFACE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_of_name) && !matches!(text, "." | "..") {
+        return Ok(Some(text.to_owned()));
+    }
+    Err(format!(
+        "{text:?} is not the name of an interface: write 1 to {INTERFACE_BYTES_MAX} visible characters, such as eth1"
+    ))
+}
+
+pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes @ 1..=MEMORY_BYTES_MAX => Ok(bytes),
+        _ => Err(format!("'{text}' is not a size of memory: write for instance 256MiB, at most 64Ti")),
+    }
+}
+
 pub(super) fn parse_bind(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+    let address =
+        text.parse().map_err(|_| format!("'{text}' is not an IP address: write for instance 192.0.2.1 or ::"))?;
+    permitted::local(address).map(|()| address)
 }
 
 pub(super) fn parse_seconds(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))
+    let most = u32::MAX;
+    text.parse().map_err(|_| format!("'{text}' is not a number of seconds: write 0 (no limit) to {most}"))
 }
 
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
-    text.parse()
-        .map_err(|_| format!("'{text}' is not an address with a port: write for instance [::]:7272 or 192.0.2.1:7272"))
+    let address: SocketAddr = text.parse().map_err(|_| {
+        format!("'{text}' is not an address with a port: write for instance [::]:7272 or 192.0.2.1:7272")
+    })?;
+    permitted::local(address.ip()).map(|()| address)
 }
 
 pub(super) fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
     match text {
         "off" | "none" => Ok(None),
-        text => text
-            .parse()
-            .map(Some)
-            .map_err(|_| format!("'{text}' is not an address with a port, such as 127.0.0.1:9473, nor 'off'")),
+        text => {
+            let address: SocketAddr = text
+                .parse()
+                .map_err(|_| format!("'{text}' is not an address with a port, such as 127.0.0.1:9473, nor 'off'"))?;
+            permitted::local(address.ip()).map(|()| Some(address))
+        }
     }
 }
 
@@ -112,7 +162,12 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
     let explain = || backwards(text).unwrap_or_else(otherwise);
     let ports = parse_ranges(text).ok_or_else(explain)?;
     let port = |port| u16::try_from(port).ok().filter(|&port| port > 0).ok_or_else(explain);
-    ports.into_iter().map(port).collect::<Result<_, _>>().map(Ports::These)
+    let ports: Vec<u16> = ports.into_iter().map(port).collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    match ports.iter().find(|port| !seen.insert(**port)) {
+        Some(port) => Err(format!("'{text}' has port {port} twice: each lane has one of its own")),
+        None => Ok(Ports::These(ports)),
+    }
 }
 
 pub(super) fn parse_mtu(text: &str) -> Result<Option<u16>, String> {

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 /// A setting as `culvert config show` prints it, and whether the file sets it.
 pub(super) type Shown = (String, bool);
 
-/// Makes the type of a table from its rows, with its `SECTION` and `show`.
+/// The full name of a setting that cannot be used, and why not.
+pub(super) type Wrong = (&'static str, String);
+
+/// Makes the type of a table from its rows, with its `SECTION`, `check` and `show`. The parser of
+/// the file decides what has the type of a row, `permitted` which of these values mean something.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
@@ -16,7 +20,12 @@ macro_rules! section {
             $(
                 $(#[doc = $help:literal])+
                 $(#[serde($serde:ident)])?
-                $name:ident: $type:ty { example: $example:tt, default: $words:literal, show: $show:expr, }
+                $name:ident: $type:ty {
+                    example: $example:tt,
+                    default: $words:literal,
+                    show: $show:expr,
+                    permitted: $permitted:expr,
+                }
             )+
         }
     ) => {
@@ -48,6 +57,16 @@ macro_rules! section {
                 }),+],
             };
 
+            /// The first setting whose value means nothing, with the reason and what is permitted.
+            fn check(&self) -> Result<(), $crate::settings::section::Wrong> {
+                $({
+                    let permitted: fn(&$type) -> Result<(), String> = $permitted;
+                    permitted(&self.$name)
+                        .map_err(|reason| (concat!($section, ".", stringify!($name)), reason))?;
+                })+
+                Ok(())
+            }
+
             /// Every setting of this table, with its full name.
             fn show(&self) -> Vec<(&'static str, $crate::settings::section::Shown)> {
                 vec![$({
@@ -75,6 +94,16 @@ pub(super) fn list<T: ToString>(values: &[T], without: &str) -> Shown {
 /// A file's name: secrets are never read to be shown.
 pub(super) fn file(path: Option<&PathBuf>) -> Shown {
     or(path.map(|path| path.display()).as_ref(), "none")
+}
+
+/// Checks a value, if there is one.
+pub(super) fn if_set<T>(value: Option<&T>, check: impl FnOnce(&T) -> Result<(), String>) -> Result<(), String> {
+    value.map_or(Ok(()), check)
+}
+
+/// Accepts every value that the parser of the file accepts.
+pub(super) fn any<T>(_: &T) -> Result<(), String> {
+    Ok(())
 }
 
 /// A value that the table must have.

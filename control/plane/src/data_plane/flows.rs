@@ -57,27 +57,38 @@ impl DataPlane {
         lock(&self.slots)[usize::from(lane)].receives[usize::from(slot.0)] = SlotOwner::Free;
     }
 
-    /// Opens a sending flow.
+    /// Opens a sending flow. If the process cannot be told of it, its slot is free again.
     ///
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
         track(self, open.lane, FlowSlot::Send(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
-        lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
-        self.tell(&ToDataPlane::OpenSend(open), &[])?;
+        let at = (open.lane, open.slot);
+        lock(&self.waiters).send_opened.insert(at, done);
+        if let Err(error) = self.tell(&ToDataPlane::OpenSend(open), &[]) {
+            // The process has not heard of the flow, so it will not report its end.
+            lock(&self.waiters).send_opened.remove(&at);
+            self.give_send_slot_back(at.0, at.1);
+            return Err(error);
+        }
         self.confirmed(confirmation).await
     }
 
-    /// Opens a receiving flow.
+    /// Opens a receiving flow. If the process cannot be told of it, its slot is free again.
     ///
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
         track(self, open.lane, FlowSlot::Receive(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
-        lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
-        self.tell(&ToDataPlane::OpenReceive(open), &[])?;
+        let at = (open.lane, open.slot);
+        lock(&self.waiters).receive_opened.insert(at, done);
+        if let Err(error) = self.tell(&ToDataPlane::OpenReceive(open), &[]) {
+            lock(&self.waiters).receive_opened.remove(&at);
+            self.give_receive_slot_back(at.0, at.1);
+            return Err(error);
+        }
         self.confirmed(confirmation).await
     }
 

@@ -153,7 +153,11 @@ async fn offer_flows(
             checksum: context.options.checksum,
             interval_us: REPORT_INTERVAL_US,
         };
-        plane.open_receive(open).await?;
+        if let Err(error) = plane.open_receive(open).await {
+            // Its slot may be another's by the time the others are closed.
+            inbound.flows.pop();
+            return Err(error.into());
+        }
         offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
     }
     Ok(offers)

@@ -9,6 +9,7 @@ use culvert_portal_model::page::Page;
 use culvert_portal_service::audit;
 use culvert_portal_service::audit::AuditQuery;
 use culvert_portal_service::fault::Fault;
+use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -36,8 +37,21 @@ pub struct Filter {
     /// Those of this action, as `user.edit`.
     #[param(max_length = 100)]
     action: Option<String>,
-    /// Those about this thing.
+    /// Those about the thing with this identifier: what an entry has as `id`.
     #[param(max_length = 100)]
+    id: Option<String>,
+    /// Those of what the person with this identifier did, by a session or a token; or `host`
+    /// (commands), `portal` (itself), or `nobody` (whoever has not logged in).
+    #[param(pattern = "^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|host|portal|nobody)$")]
+    who: Option<String>,
+    /// Those from this time on, as `2026-12-01T00:00:00Z`.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Those before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// Those about this kind of thing, as `user`.
+    #[param(pattern = "^[a-z-]{1,100}$")]
     object: Option<String>,
     /// Where the page before ended, as its `next` said.
     #[param(pattern = "^[1-9][0-9]{0,17}$")]
@@ -68,10 +82,14 @@ async fn list(
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<ChainedEntry>>> {
     short("action", filter.action.as_deref())?;
-    short("object", filter.object.as_deref())?;
+    short("id", filter.id.as_deref())?;
     let query = AuditQuery {
         action: filter.action,
         object: filter.object,
+        id: filter.id,
+        who: filter.who,
+        from: filter.from,
+        until: filter.until,
         page: page(Cursor::Number, filter.cursor, filter.limit)?,
     };
     Ok(Json(audit::list(&api.portal, &actor, &query).await?))

@@ -41,6 +41,11 @@ pub struct DeviceWish {
     /// What it wants to be allowed.
     #[schema(min_items = 1, max_items = 7)]
     scopes: Vec<Scope>,
+    /// For how many days it wants its token to be good, if it says so. Its person may decide
+    /// otherwise.
+    #[schema(minimum = 1, maximum = 3650)]
+    #[serde(default, deserialize_with = "whole_number::of_json_or_null")]
+    days: Option<u32>,
 }
 
 /// A device that asks whether it was let in.
@@ -72,7 +77,8 @@ pub struct DeviceApproval {
     /// What it may do: all that it asked for if absent, or a part of that.
     #[schema(min_items = 1, max_items = 7)]
     scopes: Option<Vec<Scope>>,
-    /// For how many days its token is good; 90 if absent, or fewer where the settings say so.
+    /// For how many days its token is good; as many as it asked for if absent, or else 90, or fewer
+    /// where the settings say so.
     #[schema(minimum = 1, maximum = 3650)]
     #[serde(default, deserialize_with = "whole_number::of_json_or_null")]
     days: Option<u32>,
@@ -100,7 +106,8 @@ async fn start(
     Caller(actor): Caller,
     StrictJson(body): StrictJson<DeviceWish>,
 ) -> Answer<(StatusCode, Json<DeviceCode>)> {
-    Ok((StatusCode::CREATED, Json(devices::start(&api.portal, &actor, &body.client, &body.scopes).await?)))
+    let started = devices::start(&api.portal, &actor, &body.client, &body.scopes, body.days).await?;
+    Ok((StatusCode::CREATED, Json(started)))
 }
 
 /// Ask whether the device was let in. Its token is handed out this once.

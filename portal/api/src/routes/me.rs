@@ -47,8 +47,11 @@ pub struct OwnEdit {
 /// A new password.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewPassword {
-    /// At least twelve characters.
+pub struct PasswordChange {
+    /// The password that there is; not for whoever has none, since they log in elsewhere.
+    #[schema(max_length = 1024)]
+    current: Option<String>,
+    /// The new one: at least twelve characters.
     #[schema(min_length = 12, max_length = 1024)]
     password: String,
 }
@@ -126,15 +129,15 @@ async fn edit(
 
 /// Change one's own password. All other sessions end.
 #[utoipa::path(
-    put, path = "/me/password", operation_id = "changePassword", tag = "oneself", request_body = NewPassword,
+    put, path = "/me/password", operation_id = "changePassword", tag = "oneself", request_body = PasswordChange,
     responses((status = 204, description = "It is changed.")),
 )]
 async fn change_password(
     State(api): State<Api>,
     Caller(actor): Caller,
-    StrictJson(body): StrictJson<NewPassword>,
+    StrictJson(body): StrictJson<PasswordChange>,
 ) -> Answer<StatusCode> {
-    oneself::change_password(&api.portal, &actor, &body.password).await?;
+    oneself::change_password(&api.portal, &actor, body.current.as_deref(), &body.password).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

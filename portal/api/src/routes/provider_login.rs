@@ -21,6 +21,7 @@ use super::paths::PathName;
 use super::without_login::with_cookie;
 use crate::caller::{Caller, Credential};
 use crate::cookie;
+use crate::landing::wants_page;
 use crate::problem::{Answer, Refusal};
 use crate::query::StrictQuery;
 use crate::state::Api;
@@ -267,8 +268,7 @@ impl OrPage for Answer<Response> {
             Ok(response) => return response,
             Err(refusal) => refusal,
         };
-        let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !accepts.contains("text/html") {
+        if !wants_page(headers) {
             return refusal.into_response();
         }
         let page = format!("/login?problem={}", refusal.0.problem.code());

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::Page;
-use culvert_portal_model::providers::{AccountPolicy, Provider};
+use culvert_portal_model::providers::{AccountPolicy, Provider, ProviderTest};
 use culvert_portal_model::role::Role;
 use culvert_portal_service::people::providers;
 use culvert_portal_service::people::providers::ProviderWish;
@@ -27,7 +27,7 @@ use crate::strict_json::StrictJson;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, replace, delete))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, replace, delete)).routes(routes!(test))
 }
 
 /// What an identity provider is to be.
@@ -171,4 +171,13 @@ async fn delete(
 ) -> Answer<StatusCode> {
     providers::delete(&api.portal, &actor, id, version).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ask an identity provider about itself, as a login would, and say what was found.
+#[utoipa::path(
+    post, path = "/providers/{id}/test", operation_id = "testProvider", tag = "providers", params(("id" = Id, Path)),
+    responses((status = 200, description = "What was found; also if the provider does not work.", body = ProviderTest)),
+)]
+async fn test(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<Json<ProviderTest>> {
+    Ok(Json(providers::test(&api.portal, &actor, id).await?))
 }

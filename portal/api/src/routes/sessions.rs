@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::Page;
@@ -21,6 +21,9 @@ use crate::cursor::{Cursor, page};
 use crate::problem::Answer;
 use crate::query::StrictQuery;
 use crate::state::Api;
+
+/// Tells a browser to forget what it keeps of this site (W3C Clear Site Data).
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// The routes. Logging in is among those without login.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -68,6 +71,9 @@ async fn list(
 async fn log_out(State(api): State<Api>, Caller(actor): Caller) -> Answer<Response> {
     login::log_out(&api.portal, &actor).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
+    // What the browser keeps of this site goes, too.
+    let everything = HeaderValue::from_static("\"cache\", \"cookies\", \"storage\"");
+    response.headers_mut().insert(CLEAR_SITE_DATA, everything);
     if let Some(value) = cookie::set(cookie::Name::Session, None, api.is_secure) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }

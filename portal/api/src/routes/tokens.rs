@@ -25,7 +25,7 @@ use crate::strict_json::StrictJson;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(revoke))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show_current, give_up)).routes(routes!(revoke))
 }
 
 /// A token that somebody wants.
@@ -85,6 +85,25 @@ async fn create(
 ) -> Answer<(StatusCode, Json<NewToken>)> {
     let wish = TokenWish { name: body.name, scopes: body.scopes, days: body.days };
     Ok((StatusCode::CREATED, Json(tokens::create(&api.portal, &actor, &wish).await?)))
+}
+
+/// See the token that asks.
+#[utoipa::path(
+    get, path = "/tokens/current", operation_id = "showCurrentToken", tag = "tokens",
+    responses((status = 200, description = "The token, without its secret.", body = Token)),
+)]
+async fn show_current(State(api): State<Api>, Caller(actor): Caller) -> Answer<Json<Token>> {
+    Ok(Json(tokens::current(&api.portal, &actor).await?))
+}
+
+/// Give up the token that asks, as a program does that logs out.
+#[utoipa::path(
+    delete, path = "/tokens/current", operation_id = "giveUpToken", tag = "tokens",
+    responses((status = 204, description = "It is no longer good.")),
+)]
+async fn give_up(State(api): State<Api>, Caller(actor): Caller) -> Answer<StatusCode> {
+    tokens::give_up(&api.portal, &actor).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Revoke a token.

@@ -8,8 +8,9 @@ use culvert_portal_model::page::Page;
 use culvert_portal_model::people::{AccountState, SecretLink, User};
 use culvert_portal_model::role::Role;
 use culvert_portal_service::people::accounts;
-use culvert_portal_service::people::accounts::UserEdit;
+use culvert_portal_service::people::accounts::{UserEdit, UserFilter};
 use culvert_portal_service::people::reset;
+use culvert_portal_service::people::second_factor;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -32,6 +33,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(show, edit))
         .routes(routes!(set_roles))
         .routes(routes!(make_reset_link))
+        .routes(routes!(remove_second_factor))
 }
 
 /// Which accounts.
@@ -41,6 +43,9 @@ pub fn routes() -> OpenApiRouter<Api> {
 pub struct Filter {
     /// Those in this state.
     state: Option<AccountState>,
+    /// Those whose name begins with this.
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Option<String>,
     /// Where the page before ended, as its `next` said.
     #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
     cursor: Option<String>,
@@ -84,7 +89,8 @@ async fn list(
     StrictQuery(filter): StrictQuery<Filter>,
 ) -> Answer<Json<Page<User>>> {
     let page = page(Cursor::Name, filter.cursor, filter.limit)?;
-    Ok(Json(accounts::list(&api.portal, &actor, filter.state, &page).await?))
+    let filter = UserFilter { state: filter.state, name: filter.name };
+    Ok(Json(accounts::list(&api.portal, &actor, &filter, &page).await?))
 }
 
 /// Make an account for somebody.
@@ -173,4 +179,15 @@ async fn make_reset_link(
     PathId(id): PathId,
 ) -> Answer<(StatusCode, Json<SecretLink>)> {
     Ok((StatusCode::CREATED, Json(reset::make_link(&api.portal, &actor, id).await?)))
+}
+
+/// Remove the second factor of somebody who has lost it: codes, passkeys and recovery codes. Their
+/// sessions end.
+#[utoipa::path(
+    delete, path = "/users/{id}/second-factor", operation_id = "removeSecondFactorOf", tag = "people",
+    params(("id" = Id, Path)), responses((status = 204, description = "The person has no second factor any more.")),
+)]
+async fn remove_second_factor(State(api): State<Api>, Caller(actor): Caller, PathId(id): PathId) -> Answer<StatusCode> {
+    second_factor::remove_of(&api.portal, &actor, id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -25,7 +25,7 @@ pub async fn run(common: &Common, command: AuditCommand) -> anyhow::Result<()> {
             sequencer::number_all(&portal).await.map_err(with_cause)?;
             let key = portal.signing.public_key();
             match verify(&portal.database, &key, kept.as_ref()).await.map_err(with_cause)? {
-                Ok(count) => say(&format!("the audit trail is whole: {count} in all, signed by key {key}"))?,
+                Ok(count) => say(&format!("the audit trail is whole (entries: {count}), signed by key {key}"))?,
                 Err(fault) => bail!("the audit trail is not whole: {fault}"),
             }
         }

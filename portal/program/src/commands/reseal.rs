@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use culvert_portal_seams::randomness::SystemRandomness;
 use culvert_portal_service::fault::Fault;
 use culvert_portal_service::sealing::Sealer;
@@ -18,7 +18,7 @@ use crate::{keys, state};
 /// # Errors
 /// What went wrong; everything is sealed under the old key then.
 pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
-    let directory = state::directory(common)?;
+    let directory = state::find(common)?;
     // A portal that runs would go on to seal under the old key.
     let _in_use = state::take_alone(&directory)?;
     let portal = open_alone(common).await?;
@@ -26,7 +26,7 @@ pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
     if others > 0 {
         bail!("portals or commands are connected to the database (connections: {others}): stop all of them first");
     }
-    let old = keys::sealing_key(common, &directory)?;
+    let old = keys::sealing_key(common, &directory)?.context("the sealing key is gone")?;
     let new = keys::read_or_make(new_key)?;
     if *old == *new {
         bail!("{} is the key that everything is sealed under already", new_key.display());
@@ -44,7 +44,7 @@ pub async fn run(common: &Common, new_key: &Path) -> anyhow::Result<()> {
     writing.commit().await?;
     portal.database.close().await;
     say(&format!(
-        "resealed {count} secrets. Start all portals of this database with --sealing-key-file {}",
+        "resealed all secrets ({count} in all). Start all portals of this database with --sealing-key-file {}",
         new_key.display()
     ))
 }

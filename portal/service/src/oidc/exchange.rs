@@ -50,6 +50,12 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
+/// Where providers send people back to, which is registered there.
+#[must_use]
+pub fn redirect_uri(portal: &Portal) -> String {
+    format!("{}/api/v1/login/oidc/callback", portal.options.public_url)
+}
+
 /// A provider's description of itself.
 ///
 /// # Errors
@@ -59,10 +65,29 @@ pub async fn metadata(portal: &Portal, provider: &Provider) -> Result<Arc<Metada
     if let Some(metadata) = portal.providers.metadata(key, portal.now()) {
         return Ok(metadata);
     }
+    read_metadata(portal, provider).await
+}
+
+/// A provider's description of itself, asked for whatever is known of it.
+///
+/// # Errors
+/// [`Problem::BadGateway`], with the cause for the log.
+pub async fn read_metadata(portal: &Portal, provider: &Provider) -> Result<Arc<Metadata>, Fault> {
     let bytes = get(portal, provider, discovery::address(provider), Vec::new()).await?;
     let metadata = Arc::new(Metadata::read(&bytes, provider).map_err(|reason| failed(provider, &reason))?);
-    portal.providers.keep_metadata(key, metadata.clone(), portal.now());
+    portal.providers.keep_metadata((provider.id, provider.version), metadata.clone(), portal.now());
     Ok(metadata)
+}
+
+/// A provider's keys, asked for whatever is known of them.
+///
+/// # Errors
+/// [`Problem::BadGateway`], with the cause for the log.
+pub async fn read_keys(portal: &Portal, provider: &Provider, metadata: &Metadata) -> Result<Arc<KeySet>, Fault> {
+    let bytes = get(portal, provider, metadata.jwks_uri.to_string(), Vec::new()).await?;
+    let keys = Arc::new(KeySet::read(&bytes).map_err(|reason| failed(provider, &reason))?);
+    portal.providers.keep_keys((provider.id, provider.version), keys.clone(), portal.now());
+    Ok(keys)
 }
 
 /// Redeems a code.
@@ -187,13 +212,6 @@ fn redemption(client: &Client<'_>, metadata: &Metadata, code: &str, verifier: &s
         }
     }
     (headers, form.finish())
-}
-
-async fn read_keys(portal: &Portal, provider: &Provider, metadata: &Metadata) -> Result<Arc<KeySet>, Fault> {
-    let bytes = get(portal, provider, metadata.jwks_uri.to_string(), Vec::new()).await?;
-    let keys = Arc::new(KeySet::read(&bytes).map_err(|reason| failed(provider, &reason))?);
-    portal.providers.keep_keys((provider.id, provider.version), keys.clone(), portal.now());
-    Ok(keys)
 }
 
 async fn get(

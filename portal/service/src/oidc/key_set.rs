@@ -89,6 +89,12 @@ impl KeySet {
         Ok(Self(document.keys.into_iter().take(KEYS_MAX).filter_map(Key::of).collect()))
     }
 
+    /// How many keys there are that can be used.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
     /// Whether one of the keys has signed a message.
     #[must_use]
     pub fn verify(&self, word: &str, key_id: Option<&str>, message: &[u8], signature: &[u8]) -> Verdict {

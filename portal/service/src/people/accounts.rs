@@ -7,7 +7,7 @@ use culvert_portal_model::people::{AccountState, User};
 use culvert_portal_model::permission::{Access, Action, access};
 use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
-use culvert_portal_store::users::{self, BY_HAND, UserRow};
+use culvert_portal_store::users::{self, BY_HAND, Given, UserRow};
 use culvert_portal_store::{
     Reads, Writing, ceremonies, deliveries, devices, invitations, links, passkeys, sessions, tokens, webhooks,
 };
@@ -37,6 +37,15 @@ pub struct NewUser {
     pub password: Option<String>,
 }
 
+/// Which accounts somebody asks for.
+#[derive(Debug, Clone, Default)]
+pub struct UserFilter {
+    /// Those in this state.
+    pub state: Option<AccountState>,
+    /// Those whose name begins with this.
+    pub name: Option<String>,
+}
+
 /// What is changed of an account. What is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct UserEdit {
@@ -51,20 +60,19 @@ pub struct UserEdit {
 /// A page of accounts, in the order of their names.
 ///
 /// # Errors
-/// [`Fault`].
+/// [`Fault`] of the field `name`.
 pub async fn list(
     portal: &Portal,
     actor: &Actor,
-    state: Option<AccountState>,
+    filter: &UserFilter,
     page: &PageRequest,
 ) -> Result<Page<User>, Fault> {
     portal.permit(actor, Action::UserList).await?;
+    let beginning = filter.name.as_deref().map(|name| input::login_name("name", name)).transpose()?;
     let mut reading = portal.database.read().await?;
-    let mut users = Vec::new();
-    for row in users::list(&mut reading, state, page).await? {
-        users.push(shown(&mut reading, row).await?);
-    }
-    Ok(Page::of(users, page.rows, |user| user.name.clone()))
+    let found = users::list(&mut reading, filter.state, &beginning.unwrap_or_default(), page).await?;
+    let users = found.into_iter().map(|(row, given)| with_given(row, &given)).collect();
+    Ok(Page::of(users, page.rows, |user: &User| user.name.clone()))
 }
 
 /// One account.
@@ -73,9 +81,7 @@ pub async fn list(
 /// [`Fault`].
 pub async fn show(portal: &Portal, actor: &Actor, id: Id) -> Result<User, Fault> {
     portal.permit(actor, Action::UserShow).await?.covers(id, "person")?;
-    let mut reading = portal.database.read().await?;
-    let row = users::by_id(&mut reading, id).await?.ok_or_else(|| Fault::not_found("person"))?;
-    shown(&mut reading, row).await
+    find_shown(&mut portal.database.read().await?, id).await
 }
 
 /// Makes an account.
@@ -99,7 +105,7 @@ pub async fn create(portal: &Portal, actor: &Actor, new: &NewUser) -> Result<Use
 pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, version: i64) -> Result<User, Fault> {
     portal.permit(actor, Action::UserEdit).await?.covers(id, "person")?;
     let mut writing = portal.database.write().await?;
-    users::lock_admins(&mut writing).await?;
+    let admins = hold_admins(&mut writing).await?;
     let mut row = users::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;
     let before = shown(&mut writing, row.clone()).await?;
     if let Some(name) = &edit.display_name {
@@ -115,7 +121,7 @@ pub async fn edit(portal: &Portal, actor: &Actor, id: Id, edit: &UserEdit, versi
     if edit.state == Some(AccountState::Deactivated) {
         end_credentials(&mut writing, id, portal.now()).await?;
     }
-    keep_an_admin(&mut writing).await?;
+    admins.keep_one(&mut writing).await?;
     let after = read_back(&mut writing, id).await?;
     let change = Change::of("user", id).from(&before).to(&after);
     portal.record(&mut writing, actor, Action::UserEdit, change).await?;
@@ -134,13 +140,13 @@ pub async fn set_roles(portal: &Portal, actor: &Actor, id: Id, roles: &[Role], v
     portal.permit(actor, Action::UserRoles).await?.covers(id, "person")?;
     input::at_most("roles", roles, Role::ALL.len())?;
     let mut writing = portal.database.write().await?;
-    users::lock_admins(&mut writing).await?;
+    let admins = hold_admins(&mut writing).await?;
     let row = users::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;
     let before = shown(&mut writing, row.clone()).await?;
     replace(&mut writing, &row, version).await?;
     users::set_roles(&mut writing, id, BY_HAND, &unique(roles)).await?;
     sessions::end_of(&mut writing, id, None, portal.now()).await?;
-    keep_an_admin(&mut writing).await?;
+    admins.keep_one(&mut writing).await?;
     let after = read_back(&mut writing, id).await?;
     withdraw_invitations(&mut writing, id, &after.roles).await?;
     let change = Change::of("user", id).from(&before.roles).to(&after.roles);
@@ -215,33 +221,24 @@ pub(crate) async fn replace(writing: &mut Writing, row: &UserRow, version: i64) 
 
 /// An account as it is in a transaction.
 pub(crate) async fn read_back(writing: &mut Writing, id: Id) -> Result<User, Fault> {
-    let row = users::by_id(writing, id).await?.ok_or_else(|| Fault::not_found("person"))?;
-    shown(writing, row).await
+    find_shown(writing, id).await
+}
+
+/// An account as the API shows it.
+pub(crate) async fn find_shown(reads: &mut impl Reads, id: Id) -> Result<User, Fault> {
+    let (row, given) = users::shown(reads, id).await?.ok_or_else(|| Fault::not_found("person"))?;
+    Ok(with_given(row, &given))
 }
 
 pub(crate) fn check_password(portal: &Portal, password: &str, names: &[&str]) -> Result<(), Fault> {
     password_rules::check(password, names, portal.options.password_list.as_deref())
 }
 
-/// An account as the API shows it.
+/// A row as the API shows it.
 pub(crate) async fn shown(reads: &mut impl Reads, row: UserRow) -> Result<User, Fault> {
-    let given = users::roles(reads, row.id).await?;
-    let all: Vec<Role> = given.iter().map(|(role, _)| *role).collect();
-    let by_hand: Vec<Role> = given.iter().filter(|(_, origin)| origin == BY_HAND).map(|(role, _)| *role).collect();
-    let second_factor = row.totp_secret.is_some() || passkeys::count_of(reads, row.id).await? > 0;
-    Ok(User {
-        id: row.id,
-        name: row.name,
-        display_name: row.display_name,
-        email: row.email,
-        state: row.state,
-        roles: unique(&all),
-        roles_by_hand: unique(&by_hand),
-        second_factor,
-        created_at: row.created_at,
-        last_login_at: row.last_login_at,
-        version: row.version,
-    })
+    let roles = users::roles(reads, row.id).await?;
+    let passkeys = passkeys::count_of(reads, row.id).await?;
+    Ok(with_given(row, &Given { roles, passkeys }))
 }
 
 /// Ends everything by which somebody could get in without a new beginning: sessions, tokens, links,
@@ -270,13 +267,46 @@ pub(crate) async fn withdraw_invitations(writing: &mut Writing, user: Id, roles:
     Ok(())
 }
 
-/// A portal that nobody administers any more could be repaired only on its host. The transaction
-/// has locked the administrators before it changed anything.
-pub(crate) async fn keep_an_admin(writing: &mut Writing) -> Result<(), Fault> {
-    if users::count_active_with(writing, Role::Admin).await? > 0 {
-        return Ok(());
+/// Takes hold of the administrators until the transaction ends, before it changes anything.
+pub(crate) async fn hold_admins(writing: &mut Writing) -> Result<Admins, Fault> {
+    users::lock_admins(writing).await?;
+    Ok(Admins { there_are: users::count_active_with(writing, Role::Admin).await? > 0 })
+}
+
+/// The administrators as they were before a change.
+#[must_use]
+pub(crate) struct Admins {
+    there_are: bool,
+}
+
+fn with_given(row: UserRow, given: &Given) -> User {
+    let all: Vec<Role> = given.roles.iter().map(|(role, _)| *role).collect();
+    let of_hand = given.roles.iter().filter(|(_, origin)| origin == BY_HAND);
+    let by_hand: Vec<Role> = of_hand.map(|(role, _)| *role).collect();
+    User {
+        id: row.id,
+        name: row.name,
+        display_name: row.display_name,
+        email: row.email,
+        state: row.state,
+        roles: unique(&all),
+        roles_by_hand: unique(&by_hand),
+        second_factor: row.totp_secret.is_some() || given.passkeys > 0,
+        created_at: row.created_at,
+        last_login_at: row.last_login_at,
+        version: row.version,
     }
-    Err(Fault::new(Problem::Conflict, "this is the last active administrator: make another one first"))
+}
+
+impl Admins {
+    /// Refuses a change that has taken the last of them: a portal that nobody administers any more
+    /// could be repaired only on its host. There, accounts may also be made before there is any.
+    pub(crate) async fn keep_one(self, writing: &mut Writing) -> Result<(), Fault> {
+        if !self.there_are || users::count_active_with(writing, Role::Admin).await? > 0 {
+            return Ok(());
+        }
+        Err(Fault::new(Problem::Conflict, "this is the last active administrator: make another one first"))
+    }
 }
 
 fn change_state(row: &mut UserRow, state: AccountState) -> Result<(), Fault> {

@@ -42,7 +42,14 @@ pub async fn who_has_session(portal: &Portal, secret: &str, address: &str) -> Re
         writing.commit().await?;
     }
     let who = Who::Session { user: session.user, session: session.id };
-    let found = Found { who, roles, scopes: None, has_second_factor, proved_at: Some(session.proved_at) };
+    let found = Found {
+        who,
+        roles,
+        scopes: None,
+        has_second_factor,
+        proved_at: Some(session.proved_at),
+        has_only_logged_in: session.proved_at <= session.created_at,
+    };
     portal.credentials.keep(hash, found.clone(), now);
     Ok(Some(actor(found, address)))
 }
@@ -71,7 +78,8 @@ pub async fn who_has_token(portal: &Portal, secret: &str, address: &str) -> Resu
         writing.commit().await?;
     }
     let who = Who::Token { user: token.user, token: token.id };
-    let found = Found { who, roles, scopes: Some(token.scopes), has_second_factor, proved_at: None };
+    let scopes = Some(token.scopes);
+    let found = Found { who, roles, scopes, has_second_factor, proved_at: None, has_only_logged_in: false };
     portal.credentials.keep(hash, found.clone(), now);
     Ok(Some(actor(found, address)))
 }
@@ -83,6 +91,7 @@ fn actor(found: Found, address: &str) -> Actor {
         scopes: found.scopes,
         has_second_factor: found.has_second_factor,
         proved_at: found.proved_at,
+        has_only_logged_in: found.has_only_logged_in,
         address: Some(address.to_owned()),
         ..Actor::portal()
     }

@@ -26,7 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{DEVICE_CODES_OF_ACCOUNT, LINKS_OF_ADDRESS};
+use crate::limits::{DEVICE_CODES_OF_ACCOUNT, LINKS_OF_ADDRESS, one_client};
 use crate::people::tokens;
 use crate::people::tokens::TokenWish;
 use crate::portal::Portal;
@@ -53,7 +53,8 @@ const CODE_LETTERS: usize = 8;
 pub struct Approval {
     /// What it may do: all that it asked for, if `None`, or a part.
     pub scopes: Option<Vec<Scope>>,
-    /// For how many days; [`DAYS_DEFAULT`] if `None`, or fewer where the settings say so.
+    /// For how many days; if `None`, as many as the device asked for, or else [`DAYS_DEFAULT`], or
+    /// fewer where the settings say so.
     pub days: Option<u32>,
 }
 
@@ -61,11 +62,20 @@ pub struct Approval {
 ///
 /// # Errors
 /// [`Problem::TooMany`] from this address; [`Problem::InvalidValue`].
-pub async fn start(portal: &Portal, actor: &Actor, client: &str, scopes: &[Scope]) -> Result<DeviceCode, Fault> {
+pub async fn start(
+    portal: &Portal,
+    actor: &Actor,
+    client: &str,
+    scopes: &[Scope],
+    days: Option<u32>,
+) -> Result<DeviceCode, Fault> {
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LINKS_OF_ADDRESS, &address).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(&address)).await?;
     let client = input::line("client", client, 1, 100)?;
     let scopes = wanted(scopes)?;
+    if let Some(days) = days {
+        permitted(days, portal.current_settings().await?.token_days_max)?;
+    }
     let secret = make(Kind::Device, &*portal.seams.randomness);
     let now = portal.now();
     let device = DeviceRow {
@@ -76,7 +86,7 @@ pub async fn start(portal: &Portal, actor: &Actor, client: &str, scopes: &[Scope
         scopes,
         state: GrantState::Waiting,
         user: None,
-        days: 0,
+        days: days.unwrap_or(0),
         address,
         created_at: now,
         expires_at: now + SignedDuration::from_secs(i64::from(GOOD_FOR_SECONDS)),
@@ -113,6 +123,7 @@ pub async fn show(portal: &Portal, actor: &Actor, user_code: &str) -> Result<Dev
         client: device.client,
         address: device.address,
         scopes: device.scopes,
+        days: Some(device.days).filter(|days| *days > 0),
         created_at: device.created_at,
         expires_at: device.expires_at,
     })
@@ -125,10 +136,11 @@ pub async fn show(portal: &Portal, actor: &Actor, user_code: &str) -> Result<Dev
 pub async fn approve(portal: &Portal, actor: &Actor, user_code: &str, approval: &Approval) -> Result<(), Fault> {
     portal.permit(actor, Action::DeviceApprove).await?;
     let most = portal.current_settings().await?.token_days_max;
-    let days = approval.days.unwrap_or(DAYS_DEFAULT.min(most));
-    if days == 0 || days > most {
-        return Err(Fault::of_field("days", format!("a token is good for 1 to {most} days, not {days}")));
+    if let Some(days) = approval.days {
+        permitted(days, most)?;
     }
+    // Told to the person rather than to the device, which can do nothing about it.
+    tokens::check_room(&mut portal.database.read().await?, actor.oneself()?).await?;
     decide(portal, actor, user_code, |device| {
         if let Some(scopes) = &approval.scopes {
             let scopes = wanted(scopes)?;
@@ -137,7 +149,9 @@ pub async fn approve(portal: &Portal, actor: &Actor, user_code: &str, approval: 
             }
             device.scopes = scopes;
         }
-        (device.state, device.days) = (GrantState::Approved, days);
+        let asked_for = if device.days == 0 { DAYS_DEFAULT } else { device.days };
+        device.days = approval.days.unwrap_or(asked_for.min(most));
+        device.state = GrantState::Approved;
         Ok(())
     })
     .await
@@ -244,6 +258,13 @@ async fn decide(
     });
     portal.record(&mut writing, actor, Action::DeviceApprove, Change::of("device", device.id).to(&after)).await?;
     portal.commit(writing).await
+}
+
+fn permitted(days: u32, most: u32) -> Result<(), Fault> {
+    if (1..=most).contains(&days) {
+        return Ok(());
+    }
+    Err(Fault::of_field("days", format!("a token is good for 1 to {most} days, not {days}")))
 }
 
 fn waiting(device: Option<DeviceRow>, now: Timestamp) -> Result<DeviceRow, Fault> {

@@ -64,8 +64,7 @@ pub async fn create(portal: &Portal, actor: &Actor, wish: &GroupWish) -> Result<
     portal.permit(actor, Action::GroupEdit).await?;
     let mut writing = portal.database.write().await?;
     let group = checked(&mut writing, portal.new_id(), wish).await?;
-    groups::insert(&mut writing, &Group { version: 0, ..group.clone() }).await.map_err(|error| taken(error, &group))?;
-    groups::replace(&mut writing, &group, 0).await?;
+    groups::insert(&mut writing, &group).await.map_err(|error| taken(error, &group))?;
     portal.record(&mut writing, actor, Action::GroupEdit, Change::of("group", group.id).to(&group)).await?;
     announce(portal, &mut writing, EventKind::GroupCreated, group.id).await?;
     portal.commit(writing).await?;
@@ -119,10 +118,8 @@ async fn checked(writing: &mut Writing, id: Id, wish: &GroupWish) -> Result<Grou
     let mut members = wish.members.clone();
     members.sort_unstable();
     members.dedup();
-    for member in &members {
-        if users::by_id(writing, *member).await?.is_none() {
-            return Err(Fault::of_field("members", format!("there is no person {member}")));
-        }
+    if let Some(missing) = users::first_missing(writing, &members).await? {
+        return Err(Fault::of_field("members", format!("there is no person {missing}")));
     }
     Ok(Group { id, name, description, members, version: 1 })
 }

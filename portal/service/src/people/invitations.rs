@@ -14,11 +14,11 @@ use jiff::SignedDuration;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::LINKS_OF_ADDRESS;
+use crate::limits::{LINKS_OF_ADDRESS, one_client};
 use crate::people::accounts;
 use crate::people::accounts::NewUser;
 use crate::portal::Portal;
-use crate::secret::{Kind, hash, make};
+use crate::secret::{Kind, copied, hash, make};
 use crate::trail::Change;
 
 /// How long an invitation is good at most.
@@ -120,11 +120,11 @@ pub async fn withdraw(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Faul
 /// Makes an account with an invitation, which is spent. Of two browsers that race, one does.
 ///
 /// # Errors
-/// [`Problem::Spent`] if it is no longer good.
+/// [`Problem::Spent`] if it is no longer good; [`Problem::InvalidValue`] if it is none.
 pub async fn accept(portal: &Portal, actor: &Actor, secret: &str, new: &NewUser) -> Result<User, Fault> {
-    portal.take_now(LINKS_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let spent = || Fault::new(Problem::Spent, "the invitation is no longer good: ask for a new one");
-    let secret_hash = hash(Kind::Invitation, secret).ok_or_else(spent)?;
+    let secret_hash = copied(Kind::Invitation, secret)?;
     if new.password.is_none() {
         return Err(Fault::of_field("password", "the account needs a password"));
     }

@@ -17,7 +17,9 @@ use jiff::SignedDuration;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ACCOUNT, LOGIN_OF_ADDRESS, LOGIN_OF_PAIR, network};
+use crate::limits::{
+    CODES_OF_ACCOUNT, LOGIN_OF_ACCOUNT, LOGIN_OF_ADDRESS, LOGIN_OF_NETWORK, LOGIN_OF_PAIR, network, one_client,
+};
 use crate::people::accounts;
 use crate::people::passwords::Place;
 use crate::people::second_factor;
@@ -61,7 +63,8 @@ pub struct LoggedIn {
 /// Logs somebody in.
 ///
 /// # Errors
-/// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`].
+/// [`Problem::WrongCredentials`], [`Problem::SecondFactorNeeded`], [`Problem::TooMany`]; with the
+/// right password, [`Problem::AccountInactive`].
 pub async fn log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     let result = try_to_log_in(portal, attempt).await;
     // Those that succeed are counted where sessions begin, those that are refused where that is
@@ -124,6 +127,15 @@ pub async fn log_out(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The account of somebody who has proved who they are is not active.
+pub(crate) fn inactive(state: AccountState) -> Fault {
+    let detail = match state {
+        AccountState::Pending => "the account waits for an administrator to approve it",
+        _ => "the account is deactivated: ask an administrator",
+    };
+    Fault::new(Problem::AccountInactive, detail)
+}
+
 /// Says that somebody was not let in, and counts it.
 pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change) -> Result<(), Fault> {
     portal.tally.count(Counted::LoginRefused);
@@ -136,21 +148,27 @@ pub(crate) async fn note_refused(portal: &Portal, actor: &Actor, change: Change)
 async fn try_to_log_in(portal: &Portal, attempt: &Attempt<'_>) -> Result<LoggedIn, Fault> {
     // What cannot be a name is nobody's, and is looked for all the same.
     let name = input::login_name("name", attempt.name).unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, attempt.address).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(attempt.address)).await?;
     let row = users::by_name(&mut portal.database.read().await?, &name).await?;
     let place = place_of(portal, row.as_ref(), attempt.address).await?;
     let pair = pair_key(&name, attempt.address);
     portal.take_now(LOGIN_OF_PAIR, &pair).await?;
+    let shown: String = name.chars().take(64).collect();
+    portal.take_now(LOGIN_OF_NETWORK, &format!("{shown} {}", network(attempt.address))).await?;
     if place == Place::Unknown {
         portal.take_now(LOGIN_OF_ACCOUNT, &name).await?;
     }
     let stored = row.as_ref().and_then(|row| row.password_hash.as_deref());
     let right = portal.passwords.is_right(attempt.password, stored, place).await?;
-    let active = row.filter(|row| right && row.state == AccountState::Active);
-    let Some(row) = active else {
+    let Some(row) = row.filter(|_| right) else {
         note_refusal(portal, attempt, &name).await?;
         return Err(wrong());
     };
+    if row.state != AccountState::Active {
+        // Only who has the password hears this, after the same work as everybody.
+        note_refusal(portal, attempt, &name).await?;
+        return Err(inactive(row.state));
+    }
     finish(portal, attempt, row, &pair).await
 }
 
@@ -158,6 +176,10 @@ async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str
     let needs_code = second_factor::is_set_up(&mut portal.database.read().await?, &row).await?;
     if needs_code {
         if attempt.code.is_none() {
+            // Who knows the password is one step from getting in: that is written down.
+            let nobody = Actor::nobody(Some(attempt.address.to_owned()), attempt.request.clone());
+            let change = Change::of("session", row.id).to(&"the password was right; a code was not given");
+            note_refused(portal, &nobody, change).await?;
             let detail = "give a code of your second factor, or a recovery code";
             return Err(Fault::new(Problem::SecondFactorNeeded, detail));
         }
@@ -165,8 +187,10 @@ async fn finish(portal: &Portal, attempt: &Attempt<'_>, row: UserRow, pair: &str
     }
     let mut writing = portal.database.write().await?;
     // Read again where nobody changes it: it may have been deactivated since.
-    let row = users::by_id(&mut writing, row.id).await?.filter(|row| row.state == AccountState::Active);
-    let row = row.ok_or_else(wrong)?;
+    let row = users::by_id(&mut writing, row.id).await?.ok_or_else(wrong)?;
+    if row.state != AccountState::Active {
+        return Err(inactive(row.state));
+    }
     if (needs_code || row.totp_secret.is_some())
         && !second_factor::spend_any_code(portal, &mut writing, &row, attempt.code.unwrap_or_default()).await?
     {
@@ -204,5 +228,5 @@ fn wrong() -> Fault {
 }
 
 fn pair_key(name: &str, address: &str) -> String {
-    format!("{} {}", name.chars().take(64).collect::<String>(), network(address))
+    format!("{} {}", name.chars().take(64).collect::<String>(), one_client(address))
 }

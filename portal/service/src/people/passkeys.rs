@@ -22,7 +22,7 @@ use url::Url;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::LOGIN_OF_ADDRESS;
+use crate::limits::{LOGIN_OF_ADDRESS, one_client};
 use crate::people::login::{self, LoggedIn};
 use crate::people::second_factor;
 use crate::portal::Portal;
@@ -175,7 +175,7 @@ pub async fn register(
 /// # Errors
 /// [`Problem::Conflict`] if they could not get in any more.
 pub async fn remove(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -189,7 +189,7 @@ pub async fn remove(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
     if !second_factor::is_set_up(&mut writing, &row).await? {
         recovery_codes::replace(&mut writing, user, &[]).await?;
     }
-    portal.record(&mut writing, actor, Action::SecondFactorChange, Change::of("passkey", id)).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, Change::of("passkey", id)).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())
@@ -200,7 +200,7 @@ pub async fn remove(portal: &Portal, actor: &Actor, id: Id) -> Result<(), Fault>
 /// # Errors
 /// [`Problem::TooMany`] from this address.
 pub async fn question(portal: &Portal, actor: &Actor) -> Result<Question, Fault> {
-    portal.take_now(LOGIN_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let mut writing = portal.database.write().await?;
     let challenge = ask(portal, &mut writing, SHOW, None).await?;
     portal.commit(writing).await?;
@@ -213,7 +213,7 @@ pub async fn question(portal: &Portal, actor: &Actor) -> Result<Question, Fault>
 /// [`Problem::WrongCredentials`], [`Problem::Spent`], [`Problem::TooMany`].
 pub async fn log_in(portal: &Portal, actor: &Actor, shown: &Shown<'_>, agent: &str) -> Result<LoggedIn, Fault> {
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, &address).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(&address)).await?;
     let (mut writing, row) = match holder(portal, shown).await {
         Ok(held) => held,
         Err(fault) => {

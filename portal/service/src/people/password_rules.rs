@@ -18,6 +18,8 @@ use crate::secret::hex;
 pub const CHARACTERS_MIN: usize = 12;
 /// Bytes that a password has at most.
 pub const BYTES_MAX: usize = 1_024;
+/// Characters of a hash in the list.
+const HASH_CHARACTERS: u64 = 40;
 /// A line of the list is no longer.
 const LINE_BYTES_MAX: u64 = 128;
 
@@ -51,6 +53,20 @@ pub fn check(password: &str, names: &[&str], list: Option<&Path>) -> Result<(), 
             Err(Fault::internal(format!("the list of breached passwords {} cannot be read: {error}", list.display())))
         }
     }
+}
+
+/// Looks whether a list can be read, and is one: it is searched only when somebody chooses a
+/// password.
+///
+/// # Errors
+/// If it cannot be read, or its first line is no hash.
+pub fn check_list(list: &Path) -> io::Result<()> {
+    let mut begin = Vec::new();
+    File::open(list)?.take(HASH_CHARACTERS).read_to_end(&mut begin)?;
+    if begin.len() as u64 == HASH_CHARACTERS && begin.iter().all(u8::is_ascii_hexdigit) {
+        return Ok(());
+    }
+    Err(io::Error::other("its first line is no hash (SHA-1, 40 hexadecimal digits): it must be a list of them, sorted"))
 }
 
 /// Whether a password is in a sorted list of hashes.
@@ -90,7 +106,39 @@ fn is_trivial(password: &str, names: &[&str]) -> bool {
         let name = name.to_lowercase();
         text.contains(&name) && text.replace(&name, "").chars().count() < 4
     });
-    repeats || climbs || beside_rows(&folded) < 4 || named
+    repeats || climbs || beside_rows(&folded) < 4 || named || is_of_words_that_all_know(&folded)
+}
+
+/// Words that stand for "password" everywhere, and those of this service.
+const KNOWN_WORDS: [&str; 16] = [
+    "password",
+    "passwort",
+    "passwd",
+    "changeme",
+    "letmein",
+    "welcome",
+    "secret",
+    "admin",
+    "administrator",
+    "root",
+    "login",
+    "test",
+    "culvert",
+    "portal",
+    "transfer",
+    "node",
+];
+
+/// Whether nothing is in it but such words, digits and signs.
+fn is_of_words_that_all_know(folded: &[char]) -> bool {
+    let letters: String = folded.iter().filter(|character| character.is_alphabetic()).collect();
+    let mut rest = letters.as_str();
+    let mut longest_first = KNOWN_WORDS;
+    longest_first.sort_unstable_by_key(|word| std::cmp::Reverse(word.len()));
+    while let Some(word) = longest_first.iter().find(|word| rest.starts_with(**word)) {
+        rest = &rest[word.len()..];
+    }
+    rest.is_empty() && !letters.is_empty()
 }
 
 /// How many characters are not in a piece of a keyboard's row, in either direction.
@@ -148,11 +196,17 @@ mod tests {
             "ada lovelace",
             "Ada Lovelace1",
             "abcabcabcabc",
+            "Password123!",
+            "culvert-portal",
+            "adminadmin123",
+            "2026-culvert-admin",
         ] {
             assert!(refusal(trivial).contains("simple pattern"), "{trivial}");
         }
-        assert!(refusal("PasswordPassword").contains("everybody tries"));
+        assert!(refusal("1Q2W3E4R5T6Y").contains("everybody tries"));
         check("correct horse battery staple", &["ada"], None).unwrap();
+        check("passwords of penguins", &["ada"], None).unwrap();
+        check("4715 8230 9962", &["ada"], None).unwrap();
         check("äöüßäöüßéèêx", &["ada"], None).unwrap();
     }
 

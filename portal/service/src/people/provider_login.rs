@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ADDRESS};
+use crate::limits::{CODES_OF_ACCOUNT, LOGIN_OF_ADDRESS, one_client};
 use crate::oidc::exchange::{self, Client};
 use crate::oidc::groups::Groups;
 use crate::oidc::id_token::{Claims, Expected};
@@ -145,7 +145,7 @@ pub async fn begin(
         Purpose::Link => portal.permit(actor, Action::IdentityLink).await.and_then(|_| actor.oneself().map(Some))?,
         Purpose::Prove => portal.permit(actor, Action::StepUp).await.and_then(|_| actor.oneself().map(Some))?,
     };
-    portal.take_now(LOGIN_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let next = input::path("next", next)?;
     let row = providers::by_name(&mut portal.database.read().await?, name).await?;
     let row = row.filter(|row| row.provider.enabled).ok_or_else(|| Fault::not_found("identity provider"))?;
@@ -187,7 +187,7 @@ pub async fn begin(
 /// [`Problem::BadGateway`], [`Problem::NotLinked`], [`Problem::AccountInactive`],
 /// [`Problem::Conflict`].
 pub async fn arrive(portal: &Portal, actor: &Actor, back: &Return<'_>) -> Result<Arrival, Fault> {
-    portal.take_now(LOGIN_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let begun = remembered(portal, back).await?;
     let row = providers::by_id(&mut portal.database.read().await?, begun.provider).await?;
     let row = row.filter(|row| row.provider.enabled).ok_or_else(|| Fault::not_found("identity provider"))?;
@@ -221,7 +221,7 @@ pub async fn finish(
 ) -> Result<LoggedIn, Fault> {
     let spent = || Fault::new(Problem::Spent, "log in with your identity provider again");
     let address = actor.address.clone().unwrap_or_default();
-    portal.take_now(LOGIN_OF_ADDRESS, &address).await?;
+    portal.take_now(LOGIN_OF_ADDRESS, &one_client(&address)).await?;
     let secret_hash = browser.and_then(|secret| hash(Kind::Ceremony, secret)).ok_or_else(spent)?;
     let mut writing = portal.database.write().await?;
     let waiting: Option<Waiting> = ceremonies::find(&mut writing, SECOND_FACTOR, &secret_hash, portal.now()).await?;
@@ -305,14 +305,13 @@ async fn log_in(portal: &Portal, actor: &Actor, back: &Return<'_>, named: &Named
     let mut writing = portal.database.write().await?;
     let row = linked::account_of(portal, &mut writing, actor, named).await?;
     if row.state == AccountState::Deactivated {
-        return Err(Fault::new(Problem::AccountInactive, "the account is deactivated: ask an administrator"));
+        return Err(login::inactive(row.state));
     }
     provider_roles::apply(portal, &mut writing, named.provider, row.id, named.groups, None).await?;
     if row.state == AccountState::Pending {
         // The account that was just made stays.
         portal.commit(writing).await?;
-        let detail = "the account waits for an administrator to approve it";
-        return Err(Fault::new(Problem::AccountInactive, detail));
+        return Err(login::inactive(row.state));
     }
     let result = if second_factor::is_set_up(&mut writing, &row).await? {
         let secret = make(Kind::Ceremony, &*portal.seams.randomness);
@@ -392,6 +391,5 @@ fn client<'a>(portal: &Portal, row: &'a ProviderRow) -> Result<Client<'a>, Fault
             Some(Zeroizing::new(String::from_utf8_lossy(&opened).into_owned()))
         }
     };
-    let redirect_uri = format!("{}/api/v1/login/oidc/callback", portal.options.public_url);
-    Ok(Client { provider: &row.provider, secret, redirect_uri })
+    Ok(Client { provider: &row.provider, secret, redirect_uri: exchange::redirect_uri(portal) })
 }

@@ -6,7 +6,7 @@ use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest, ROWS_MAX};
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
-use culvert_portal_model::providers::{AccountPolicy, LoginProvider, Provider};
+use culvert_portal_model::providers::{AccountPolicy, LoginProvider, Provider, ProviderTest};
 use culvert_portal_model::role::Role;
 use culvert_portal_store::providers::{self, ProviderRow};
 use culvert_portal_store::{StoreError, identities, sessions, users};
@@ -15,6 +15,7 @@ use url::Url;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
+use crate::oidc::{discovery, exchange};
 use crate::people::accounts;
 use crate::portal::Portal;
 use crate::trail::Change;
@@ -126,6 +127,11 @@ pub async fn edit(
         let detail = "people have identities at this issuer: add the other one as a provider of its own";
         return Err(Fault { field: Some("issuer"), ..Fault::new(Problem::Conflict, detail) });
     }
+    // The secret is the former issuer's: the other one must not be sent it.
+    if moves && before.client_secret.is_some() && wish.client_secret.is_none() {
+        let detail = "another issuer needs a secret of its own: give it, or an empty one";
+        return Err(Fault::of_field("client_secret", detail));
+    }
     if !providers::replace(&mut writing, &after, version).await.map_err(taken)? {
         return Err(Fault::changed("identity provider"));
     }
@@ -144,7 +150,7 @@ pub async fn edit(
 pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Result<(), Fault> {
     portal.permit(actor, Action::ProviderEdit).await?;
     let mut writing = portal.database.write().await?;
-    users::lock_admins(&mut writing).await?;
+    let admins = accounts::hold_admins(&mut writing).await?;
     let before = providers::by_id(&mut writing, id).await?.ok_or_else(|| Fault::not_found("identity provider"))?;
     let unlinked = identities::delete_of_provider(&mut writing, id).await?;
     for user in users::with_roles_of(&mut writing, &id.text()).await? {
@@ -152,7 +158,7 @@ pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Res
         users::count_change(&mut writing, user).await?;
         sessions::end_of(&mut writing, user, None, portal.now()).await?;
     }
-    accounts::keep_an_admin(&mut writing).await?;
+    admins.keep_one(&mut writing).await?;
     if !providers::delete(&mut writing, id, version).await? {
         return Err(Fault::changed("identity provider"));
     }
@@ -160,6 +166,45 @@ pub async fn delete(portal: &Portal, actor: &Actor, id: Id, version: i64) -> Res
     portal.record(&mut writing, actor, Action::ProviderEdit, change).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
+    Ok(())
+}
+
+/// Asks a provider about itself, as a login would, whether or not it is switched on; says what it
+/// found.
+///
+/// # Errors
+/// [`Fault`] if there is no such provider; what is wrong with one is in the answer.
+pub async fn test(portal: &Portal, actor: &Actor, id: Id) -> Result<ProviderTest, Fault> {
+    portal.permit(actor, Action::ProviderEdit).await?;
+    let row = providers::by_id(&mut portal.database.read().await?, id).await?;
+    let provider = row.ok_or_else(|| Fault::not_found("identity provider"))?.provider;
+    let mut told = ProviderTest {
+        works: false,
+        fault: None,
+        asked: discovery::address(&provider),
+        redirect_uri: exchange::redirect_uri(portal),
+        authorization_endpoint: None,
+        token_endpoint: None,
+        userinfo_endpoint: None,
+        keys: 0,
+    };
+    match find_out(portal, &provider, &mut told).await {
+        Ok(()) => told.works = true,
+        // Whoever sets providers up hears what others may only read in the log.
+        Err(fault) => told.fault = Some(fault.log.unwrap_or(fault.detail)),
+    }
+    Ok(told)
+}
+
+async fn find_out(portal: &Portal, provider: &Provider, told: &mut ProviderTest) -> Result<(), Fault> {
+    let metadata = exchange::read_metadata(portal, provider).await?;
+    told.authorization_endpoint = Some(metadata.authorization_endpoint.to_string());
+    told.token_endpoint = Some(metadata.token_endpoint.to_string());
+    told.userinfo_endpoint = metadata.userinfo_endpoint.as_ref().map(ToString::to_string);
+    told.keys = exchange::read_keys(portal, provider, &metadata).await?.count();
+    if told.keys == 0 {
+        return Err(exchange::failed(provider, "it publishes no key that this portal can check a signature with"));
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use culvert_portal_model::settings::Registration;
 
 use crate::actor::Actor;
 use crate::fault::Fault;
-use crate::limits::LINKS_OF_ADDRESS;
+use crate::limits::{LINKS_OF_ADDRESS, one_client};
 use crate::people::accounts;
 use crate::people::accounts::NewUser;
 use crate::portal::Portal;
@@ -18,7 +18,7 @@ use crate::portal::Portal;
 /// # Errors
 /// [`Problem::Forbidden`] where registration is not open.
 pub async fn register(portal: &Portal, actor: &Actor, new: &NewUser) -> Result<User, Fault> {
-    portal.take_now(LINKS_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     if portal.current_settings().await?.registration != Registration::Approval {
         let detail = "registration is not open here: ask an administrator for an account";
         return Err(Fault::new(Problem::Forbidden, detail));

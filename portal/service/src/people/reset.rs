@@ -14,10 +14,10 @@ use jiff::SignedDuration;
 use crate::actor::Actor;
 use crate::fault::Fault;
 use crate::input;
-use crate::limits::{LINKS_OF_ADDRESS, MAILS_OF_ACCOUNT};
+use crate::limits::{LINKS_OF_ADDRESS, MAILS_OF_ACCOUNT, one_client};
 use crate::people::accounts;
 use crate::portal::Portal;
-use crate::secret::{Kind, hash, make};
+use crate::secret::{Kind, copied, hash, make};
 use crate::trail::Change;
 
 const KIND: &str = "reset";
@@ -28,7 +28,7 @@ const GOOD_FOR: SignedDuration = SignedDuration::from_hours(1);
 /// # Errors
 /// [`Problem::TooMany`] from this address; [`Problem::Unavailable`] without a mail server.
 pub(crate) async fn check(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
-    portal.take_now(LINKS_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     if portal.seams.mailer.is_configured() {
         return Ok(());
     }
@@ -53,7 +53,7 @@ pub(crate) async fn make_mails(portal: &Portal, actor: &Actor, who: &str) -> Res
         if portal.take_now(MAILS_OF_ACCOUNT, &row.id.text()).await.is_err() {
             continue;
         }
-        let link = link_for(portal, actor, &row).await?;
+        let link = link_for(portal, actor, &row, Former::Stay).await?;
         mails.push(Mail { to, subject: "A new password for Culvert".to_owned(), body: body(&row, &link) });
     }
     Ok(mails)
@@ -70,18 +70,18 @@ pub async fn make_link(portal: &Portal, actor: &Actor, user: Id) -> Result<Secre
     if row.state != AccountState::Active {
         return Err(Fault::new(Problem::Conflict, "the account is not active"));
     }
-    link_for(portal, actor, &row).await
+    link_for(portal, actor, &row, Former::End).await
 }
 
 /// Sets a new password by a link, which is spent. All sessions end. A second factor stays: the
 /// link proves only who reads the account's mail.
 ///
 /// # Errors
-/// [`Problem::Spent`] if the link is no longer good.
+/// [`Problem::Spent`] if the link is no longer good; [`Problem::InvalidValue`] if it is none.
 pub async fn reset_password(portal: &Portal, actor: &Actor, secret: &str, new: &str) -> Result<(), Fault> {
-    portal.take_now(LINKS_OF_ADDRESS, actor.address.as_deref().unwrap_or_default()).await?;
+    portal.take_now(LINKS_OF_ADDRESS, &one_client(actor.address.as_deref().unwrap_or_default())).await?;
     let spent = || Fault::new(Problem::Spent, "the link is no longer good: ask for a new one");
-    let secret_hash = hash(Kind::Link, secret).ok_or_else(spent)?;
+    let secret_hash = copied(Kind::Link, secret)?;
     let mut reading = portal.database.read().await?;
     let link = links::find(&mut reading, KIND, &secret_hash).await?.ok_or_else(spent)?;
     let row = users::by_id(&mut reading, link.user.ok_or_else(spent)?).await?.ok_or_else(spent)?;
@@ -107,7 +107,17 @@ pub async fn reset_password(portal: &Portal, actor: &Actor, secret: &str, new: &
     Ok(())
 }
 
-async fn link_for(portal: &Portal, actor: &Actor, row: &UserRow) -> Result<SecretLink, Fault> {
+/// What becomes of links that were made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Former {
+    /// They stay: anybody can ask for a mail, and must not end what an administrator has handed
+    /// over by that. How many there are is bounded by the limit of mails.
+    Stay,
+    /// Only the newest is good.
+    End,
+}
+
+async fn link_for(portal: &Portal, actor: &Actor, row: &UserRow, former: Former) -> Result<SecretLink, Fault> {
     let secret = make(Kind::Link, &*portal.seams.randomness);
     let now = portal.now();
     let link = LinkRow {
@@ -120,8 +130,9 @@ async fn link_for(portal: &Portal, actor: &Actor, row: &UserRow) -> Result<Secre
         expires_at: now + GOOD_FOR,
     };
     let mut writing: Writing = portal.database.write().await?;
-    // The newest link is the good one.
-    links::delete_of(&mut writing, row.id, Some(KIND)).await?;
+    if former == Former::End {
+        links::delete_of(&mut writing, row.id, Some(KIND)).await?;
+    }
     links::insert(&mut writing, &link).await?;
     portal.record(&mut writing, actor, Action::UserResetLink, Change::of("user", row.id)).await?;
     portal.commit(writing).await?;

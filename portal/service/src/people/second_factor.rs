@@ -5,11 +5,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use culvert_portal_model::id::Id;
 use culvert_portal_model::permission::Action;
 use culvert_portal_model::problem::Problem;
 use culvert_portal_seams::randomness::bytes;
 use culvert_portal_store::users::{self, UserRow};
-use culvert_portal_store::{Reads, Writing, passkeys, recovery_codes};
+use culvert_portal_store::{Reads, Writing, ceremonies, devices, passkeys, recovery_codes, sessions};
 use totp_rs::{Algorithm, Builder, Totp};
 
 use crate::actor::Actor;
@@ -100,7 +101,7 @@ pub async fn confirm(portal: &Portal, actor: &Actor, code: &str) -> Result<Vec<S
 /// # Errors
 /// [`Fault`].
 pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let mut row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -112,7 +113,39 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
         recovery_codes::replace(&mut writing, user, &[]).await?;
     }
     let change = Change::of("user", user).to(&"second factor removed");
-    portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, change).await?;
+    portal.commit(writing).await?;
+    portal.credentials.forget();
+    Ok(())
+}
+
+/// Removes the second factor of somebody who has lost it: codes, passkeys and recovery codes, since
+/// each of them would be asked for still. Their sessions end, and logins that are under way: they
+/// may be those of whoever has found it.
+///
+/// # Errors
+/// [`Problem::Conflict`] if they have none.
+pub async fn remove_of(portal: &Portal, actor: &Actor, user: Id) -> Result<(), Fault> {
+    portal.permit(actor, Action::UserSecondFactor).await?.covers(user, "person")?;
+    let mut writing = portal.database.write().await?;
+    let mut row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
+    if !is_set_up(&mut writing, &row).await? {
+        let detail = format!("{} has no second factor: nothing is to be removed", row.name);
+        return Err(Fault::new(Problem::Conflict, detail));
+    }
+    let before = accounts::shown(&mut writing, row.clone()).await?;
+    (row.totp_secret, row.totp_pending) = (None, None);
+    let version = row.version;
+    accounts::replace(&mut writing, &row, version).await?;
+    passkeys::delete_of(&mut writing, user).await?;
+    recovery_codes::replace(&mut writing, user, &[]).await?;
+    sessions::end_of(&mut writing, user, None, portal.now()).await?;
+    devices::delete_of(&mut writing, user).await?;
+    ceremonies::delete_of(&mut writing, user).await?;
+    let after = accounts::read_back(&mut writing, user).await?;
+    let change = Change::of("user", user).from(&before).to(&after);
+    portal.record(&mut writing, actor, Action::UserSecondFactor, change).await?;
+    accounts::announce_change(portal, &mut writing, user).await?;
     portal.commit(writing).await?;
     portal.credentials.forget();
     Ok(())
@@ -123,7 +156,7 @@ pub async fn remove(portal: &Portal, actor: &Actor) -> Result<(), Fault> {
 /// # Errors
 /// [`Problem::Conflict`] if there is no second factor.
 pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<String>, Fault> {
-    portal.permit(actor, Action::SecondFactorChange).await?;
+    portal.permit(actor, Action::SecondFactorRemove).await?;
     let user = actor.oneself()?;
     let mut writing = portal.database.write().await?;
     let row = users::by_id(&mut writing, user).await?.ok_or_else(|| Fault::not_found("person"))?;
@@ -132,7 +165,7 @@ pub async fn renew_recovery_codes(portal: &Portal, actor: &Actor) -> Result<Vec<
     }
     let codes = new_recovery_codes(portal, &mut writing, &row).await?;
     let change = Change::of("user", user).to(&"recovery codes replaced");
-    portal.record(&mut writing, actor, Action::SecondFactorChange, change).await?;
+    portal.record(&mut writing, actor, Action::SecondFactorRemove, change).await?;
     portal.commit(writing).await?;
     Ok(codes)
 }
@@ -182,7 +215,7 @@ pub(crate) async fn new_recovery_codes(
     row: &UserRow,
 ) -> Result<Vec<String>, Fault> {
     let codes: Vec<String> =
-        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<12>(&*portal.seams.randomness))).collect();
+        (0..RECOVERY_CODES).map(|_| URL_SAFE_NO_PAD.encode(bytes::<16>(&*portal.seams.randomness))).collect();
     let hashes: Vec<String> = codes.iter().map(|code| recovery_hash(row, code)).collect();
     recovery_codes::replace(writing, row.id, &hashes).await?;
     Ok(codes)
@@ -213,7 +246,7 @@ fn totp(secret: &[u8]) -> Totp {
         .build_noncompliant()
 }
 
-/// 96 random bits need no slow hash; the account is in it, so that no code is good for another.
+/// 128 random bits need no slow hash; the account is in it, so that no code is good for another.
 fn recovery_hash(row: &UserRow, code: &str) -> String {
     let text = format!("culvert recovery code\n{}\n{code}", row.id);
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref())

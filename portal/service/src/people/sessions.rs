@@ -1,6 +1,6 @@
 //! Sessions: listed, ended, and proved anew.
 
-use culvert_portal_model::audit::Who;
+use culvert_portal_model::audit::{Outcome, Who};
 use culvert_portal_model::id::Id;
 use culvert_portal_model::page::{Page, PageRequest};
 use culvert_portal_model::people::{AccountState, Session};
@@ -96,6 +96,7 @@ pub async fn step_up(
     if !needs_code {
         let stored = row.password_hash.as_deref();
         if !portal.passwords.is_right(password.unwrap_or_default(), stored, Place::Known).await? {
+            note_refused(portal, actor, user).await?;
             return Err(wrong());
         }
     }
@@ -105,6 +106,8 @@ pub async fn step_up(
     if (needs_code || row.totp_secret.is_some())
         && !second_factor::spend_any_code(portal, &mut writing, &row, code.unwrap_or_default()).await?
     {
+        drop(writing);
+        note_refused(portal, actor, user).await?;
         return Err(wrong());
     }
     let new = make(Kind::Session, &*portal.seams.randomness);
@@ -132,4 +135,11 @@ pub(crate) fn shown(row: SessionRow, current: bool) -> Session {
         agent: row.agent,
         current,
     }
+}
+
+async fn note_refused(portal: &Portal, actor: &Actor, user: Id) -> Result<(), Fault> {
+    let mut writing = portal.database.write().await?;
+    let change = Change::of("user", user);
+    portal.record_as(&mut writing, actor, Action::StepUp.word(), Outcome::Refused, change).await?;
+    portal.commit(writing).await
 }

@@ -122,6 +122,8 @@ impl Target {
             Access::Own => event.owner == Some(self.owner),
             Access::None => false,
         };
-        is_chosen && is_meant && may_see
+        // Whoever may have none any more, after a change of roles, is told nothing.
+        let may_have = access(&self.roles, Action::WebhookEdit) != Access::None;
+        is_chosen && is_meant && may_see && may_have
     }
 }

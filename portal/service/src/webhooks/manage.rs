@@ -184,7 +184,7 @@ pub(super) async fn network_reach(portal: &Portal) -> Result<NetworkReach, Fault
 }
 
 /// Finds a webhook that somebody may reach.
-pub(super) async fn find(reads: &mut impl Reads, reach: Reach, id: Id) -> Result<WebhookRow, Fault> {
+pub(crate) async fn find(reads: &mut impl Reads, reach: Reach, id: Id) -> Result<WebhookRow, Fault> {
     let row = webhooks::by_id(reads, id).await?.ok_or_else(|| Fault::not_found("webhook"))?;
     reach.covers(row.shown.owner, "webhook")?;
     Ok(row)

@@ -39,14 +39,15 @@ fn measure(name: &str, options: &PortalOptions) {
     let running = RunningPortal::start(options);
     println!("  first start to ready         {:>9.0} ms", began.elapsed().as_secs_f64() * 1e3);
     let mut admin = running.with_admin();
-    let wish = json!({ "name": "load", "scopes": ["people:read", "people:write"], "days": 1 });
+    let scopes = ["people:read", "people:write", "transfers:read"];
+    let wish = json!({ "name": "load", "scopes": scopes, "days": 1 });
     let made = admin.post("/tokens", &wish);
     let token = made.json()["secret"].as_str().expect("a token").to_owned();
     std::thread::sleep(Duration::from_secs(3));
     println!("  idle                         {:>9.1} MiB", resident_mib(running.process.id()));
     let server: SocketAddr = running.url.trim_start_matches("http://").parse().expect("an address");
 
-    let (reading, listing) = (token.clone(), token.clone());
+    let (reading, listing, following) = (token.clone(), token.clone(), token.clone());
     tell("GET /me", &run(server, CONNECTIONS, LASTING, move |_| request("GET", "/api/v1/me", &reading, None)));
     let list = move |_| request("GET", "/api/v1/users?limit=10", &listing, None);
     tell("GET /users?limit=10", &run(server, CONNECTIONS, LASTING, list));
@@ -56,7 +57,7 @@ fn measure(name: &str, options: &PortalOptions) {
     });
     tell("POST /groups", &written);
     under_attack(&running, server);
-    streams(&running);
+    streams(&running, &following);
 }
 
 fn tell(what: &str, load: &Load) {
@@ -115,11 +116,7 @@ fn under_attack(running: &RunningPortal, server: SocketAddr) {
     );
 }
 
-fn streams(running: &RunningPortal) {
-    let mut admin = running.log_in("ada");
-    let wish = json!({ "name": "streams", "scopes": ["transfers:read"], "days": 1 });
-    let made = admin.post("/tokens", &wish);
-    let secret = made.json()["secret"].as_str().expect("a token").to_owned();
+fn streams(running: &RunningPortal, secret: &str) {
     let mut client = Client::new();
     let url = format!("{}/api/v1/events", running.url);
     let authorization = format!("Bearer {secret}");

@@ -2,5 +2,6 @@
 // Seeds and measurements are shown when a test fails.
 #![allow(clippy::print_stdout)]
 
+mod repetition;
 mod sequencer;
 mod webhooks;

@@ -325,6 +325,17 @@ on_both_databases! {
         assert_eq!(delivery.fault.as_deref(), Some("the webhook's owner was deactivated"));
     }
 
+    /// Whoever may have no webhooks any more hears nothing by those that they had.
+    async fn who_is_demoted_is_sent_nothing(room) {
+        room.person("ada", &[Role::Admin]).await;
+        let boole = room.person("boole", &[Role::Operator]).await;
+        let (ada, operator) = (room.actor("ada").await, room.actor("boole").await);
+        subscribed(&room, &operator, &["group.created"]).await;
+        accounts::set_roles(&room.portal, &ada, boole.id, &[Role::Viewer], boole.version).await.unwrap();
+        happens(&room, &ada, "lab").await;
+        assert_eq!(deliver_due(&room.portal).await.unwrap(), 0);
+    }
+
     async fn what_is_somebody_elses_is_not_there_and_what_is_wrong_is_told(room) {
         room.person("ada", &[Role::Admin]).await;
         room.person("boole", &[Role::User]).await;

@@ -33,7 +33,7 @@ on_both_databases! {
     async fn a_device_gets_its_token_once(room) {
         room.person("ada", &[Role::User]).await;
         let ada = room.actor("ada").await;
-        let codes = devices::start(&room.portal, &device(), "culvert on lab-7", &SCOPES).await.unwrap();
+        let codes = devices::start(&room.portal, &device(), "culvert on lab-7", &SCOPES, None).await.unwrap();
         assert_eq!(codes.verification_uri, "https://portal.example.org/device");
         assert_eq!(
             codes.verification_uri_complete,
@@ -43,7 +43,7 @@ on_both_databases! {
         let typed = codes.user_code.to_lowercase().replace('-', " ");
         let shown = devices::show(&room.portal, &ada, &typed).await.unwrap();
         assert_eq!((shown.client.as_str(), shown.address.as_str()), ("culvert on lab-7", "198.51.100.4"));
-        assert_eq!(shown.scopes, SCOPES);
+        assert_eq!((shown.scopes.as_slice(), shown.days), (&SCOPES[..], None));
         let approval = Approval { scopes: Some(vec![Scope::TransfersRead]), days: Some(7) };
         devices::approve(&room.portal, &ada, &typed, &approval).await.unwrap();
         let again = devices::approve(&room.portal, &ada, &typed, &approval).await.unwrap_err();
@@ -56,11 +56,31 @@ on_both_databases! {
         assert_eq!(poll_problem(&room, &codes.device_code).await, Problem::ExpiredToken, "once");
     }
 
+    /// Its token is good for as many days as it has asked for, if its person says nothing else and
+    /// the settings permit so many by then.
+    async fn a_device_says_how_long(room) {
+        room.person("ada", &[Role::User]).await;
+        let ada = room.actor("ada").await;
+        for (wished, decided, given) in [(Some(7), None, 7), (Some(7), Some(30), 30), (None, None, 90)] {
+            let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES, wished).await.unwrap();
+            let shown = devices::show(&room.portal, &ada, &codes.user_code).await.unwrap();
+            assert_eq!(shown.days, wished);
+            let approval = Approval { scopes: None, days: decided };
+            devices::approve(&room.portal, &ada, &codes.user_code, &approval).await.unwrap();
+            let token = poll(&room.portal, &codes.device_code).await.unwrap().token;
+            assert_eq!((token.expires_at.as_second() - token.created_at.as_second()) / 86_400, given);
+        }
+        for days in [0, 366] {
+            let fault = devices::start(&room.portal, &device(), "culvert", &SCOPES, Some(days)).await.unwrap_err();
+            assert_eq!((fault.problem, fault.field), (Problem::InvalidValue, Some("days")), "{days}");
+        }
+    }
+
     /// Of many that ask with one code, at two portals, one gets the token.
     async fn many_ask_and_one_gets_it(room) {
         room.person("ada", &[Role::User]).await;
         let (ada, other) = (room.actor("ada").await, room.second_portal().await);
-        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
+        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await.unwrap();
         devices::approve(&room.portal, &ada, &codes.user_code, &Approval::default()).await.unwrap();
         let tasks: Vec<_> = (0..20)
             .map(|number| {
@@ -78,7 +98,7 @@ on_both_databases! {
 
     /// RFC 8628, section 3.5: whoever asks too often has to wait five seconds longer, each time.
     async fn who_asks_too_often_waits_longer(room) {
-        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
+        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await.unwrap();
         let wait = |fault: Fault| (fault.problem, fault.retry_after_seconds);
         assert_eq!(
             wait(poll(&room.portal, &codes.device_code).await.unwrap_err()),
@@ -102,11 +122,11 @@ on_both_databases! {
     async fn the_others_are_sent_away(room) {
         room.person("ada", &[Role::User]).await;
         let ada = room.actor("ada").await;
-        let denied = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
+        let denied = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await.unwrap();
         devices::deny(&room.portal, &ada, &denied.user_code).await.unwrap();
         assert_eq!(poll_problem(&room, &denied.device_code).await, Problem::AccessDenied);
         assert_eq!(poll_problem(&room, &denied.device_code).await, Problem::ExpiredToken);
-        let late = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
+        let late = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await.unwrap();
         room.clock.advance(Duration::from_secs(600));
         assert_eq!(poll_problem(&room, &late.device_code).await, Problem::ExpiredToken);
         let fault = devices::show(&room.portal, &ada, &late.user_code).await.unwrap_err();
@@ -120,7 +140,7 @@ on_both_databases! {
     async fn nobody_gives_more_than_was_asked_for(room) {
         room.person("ada", &[Role::Admin]).await;
         let ada = room.actor("ada").await;
-        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES).await.unwrap();
+        let codes = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await.unwrap();
         let approve = async |actor: &Actor, approval: Approval| {
             devices::approve(&room.portal, actor, &codes.user_code, &approval).await.unwrap_err()
         };
@@ -134,8 +154,8 @@ on_both_databases! {
         assert_eq!(approve(&token, Approval::default()).await.problem, Problem::Forbidden);
         let stale = Actor { proved_at: None, ..ada.clone() };
         assert_eq!(approve(&stale, Approval::default()).await.problem, Problem::StepUpNeeded);
-        assert!(devices::start(&room.portal, &device(), "culvert", &[]).await.is_err());
-        assert!(devices::start(&room.portal, &device(), "a\u{202E}b", &SCOPES).await.is_err());
+        assert!(devices::start(&room.portal, &device(), "culvert", &[], None).await.is_err());
+        assert!(devices::start(&room.portal, &device(), "a\u{202E}b", &SCOPES, None).await.is_err());
         devices::approve(&room.portal, &ada, &codes.user_code, &Approval::default()).await.unwrap();
     }
 
@@ -150,7 +170,7 @@ on_both_databases! {
         assert_eq!((problems[0], problems[24]), (Problem::NotFound, Problem::TooMany));
         let mut refused = 0;
         for _ in 0..20 {
-            let started = devices::start(&room.portal, &device(), "culvert", &SCOPES).await;
+            let started = devices::start(&room.portal, &device(), "culvert", &SCOPES, None).await;
             refused += u32::from(started.is_err_and(|fault| fault.problem == Problem::TooMany));
         }
         assert_eq!(refused, 10);

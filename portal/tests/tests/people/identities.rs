@@ -210,7 +210,7 @@ on_both_databases! {
         let linked = identities::list(&room.portal, &eve).await.unwrap();
         let fault = identities::unlink(&room.portal, &eve, linked[0].id).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Conflict);
-        culvert_portal_service::people::oneself::change_password(&room.portal, &eve, PASSWORD).await.unwrap();
+        culvert_portal_service::people::oneself::change_password(&room.portal, &eve, Some(PASSWORD), PASSWORD).await.unwrap();
         identities::unlink(&room.portal, &eve, linked[0].id).await.unwrap();
         assert_eq!(roles(&room, "eve").await, (vec![Role::User], vec![Role::User]));
         assert!(room.portal_has(&got_in.secret).await, "the session that asks goes on, with what is left");

@@ -46,7 +46,7 @@ on_both_databases! {
             assert_eq!(joined.unwrap().roles, [Role::Operator]);
             assert_eq!(refused.unwrap_err().problem, Problem::Spent);
         }
-        let users = accounts::list(&room.portal, &ada, None, &Default::default()).await.unwrap().items;
+        let users = accounts::list(&room.portal, &ada, &Default::default(), &Default::default()).await.unwrap().items;
         assert_eq!(users.len(), 6);
     }
 
@@ -59,9 +59,15 @@ on_both_databases! {
         let late = invitations::invite(&room.portal, &ada, &wish).await.unwrap();
         room.clock.advance(Duration::from_secs(86_400));
         let changed = format!("{}A", &late.link.secret[..late.link.secret.len() - 1]);
-        for secret in [withdrawn.link.secret.as_str(), &late.link.secret, &changed, "", "culvert_inv_"] {
+        for secret in [withdrawn.link.secret.as_str(), &late.link.secret, &changed] {
             let fault = invitations::accept(&room.portal, &browser(), secret, &account("eve")).await.unwrap_err();
             assert_eq!(fault.problem, Problem::Spent, "{secret}");
+        }
+        // What was never given is not spent: the whole link, what documents write for a secret.
+        for secret in [late.link.url.as_str(), "culvert_inv_\u{2026}", ""] {
+            let fault = invitations::accept(&room.portal, &browser(), secret, &account("eve")).await.unwrap_err();
+            assert_eq!((fault.problem, fault.field), (Problem::InvalidValue, Some("secret")), "{secret}");
+            assert!(fault.detail.contains("behind #"), "{}", fault.detail);
         }
         let ada = room.actor("ada").await;
         assert_eq!(
@@ -100,7 +106,10 @@ on_both_databases! {
         let eve = room.user("eve").await;
         assert_eq!((eve.state, eve.roles), (AccountState::Pending, vec![Role::User]));
         let fault = login::log_in(&room.portal, &attempt("eve", PASSWORD)).await.unwrap_err();
-        assert_eq!(fault.problem, Problem::WrongCredentials, "who waits is told nothing");
+        assert_eq!(fault.problem, Problem::AccountInactive, "{}", fault.detail);
+        assert!(fault.detail.contains("waits for an administrator"), "{}", fault.detail);
+        let fault = login::log_in(&room.portal, &attempt("eve", "another engine two")).await.unwrap_err();
+        assert_eq!(fault.problem, Problem::WrongCredentials, "without the password, nothing is told");
         let mut refused = 0;
         for number in 0..15 {
             let made = registration::register(&room.portal, &somebody, &account(&format!("x{number}"))).await;
@@ -124,6 +133,10 @@ on_both_databases! {
         let (one, two, somebody) = (account("ada"), account("eve"), browser());
         let fault = setup::set_up(&room.portal, &somebody, &link, &one).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Spent, "the newest link is the good one");
+        for wrong in [format!("https://portal.example.org/setup#{newer}"), newer.replace("lnk", "inv"), String::new()] {
+            let fault = setup::set_up(&room.portal, &somebody, &wrong, &one).await.unwrap_err();
+            assert_eq!((fault.problem, fault.field), (Problem::InvalidValue, Some("secret")), "{wrong}");
+        }
         let (first, second) = tokio::join!(
             setup::set_up(&room.portal, &somebody, &newer, &one),
             setup::set_up(&other, &somebody, &newer, &two),
@@ -147,6 +160,8 @@ on_both_databases! {
         };
         assert_eq!(set(&older, "another long password").await.unwrap_err().problem, Problem::Spent);
         assert_eq!(set(&newer, "short").await.unwrap_err().field, Some("password"));
+        let whole = format!("https://portal.example.org/reset#{newer}");
+        assert_eq!(set(&whole, "another long password").await.unwrap_err().field, Some("secret"));
         set(&newer, "another long password").await.unwrap();
         assert_eq!(set(&newer, "yet another password").await.unwrap_err().problem, Problem::Spent);
         assert!(!room.portal_has(&session).await);

@@ -74,7 +74,7 @@ on_both_databases! {
         let eve = credentials::who_has_session(&room.portal, &session, ADDRESS).await.unwrap().unwrap();
         let wish = TokenWish { name: "t".to_owned(), scopes: vec![Scope::PeopleRead], days: 1 };
         let token = tokens::create(&room.portal, &eve, &wish).await.unwrap().secret;
-        let codes = devices::start(&room.portal, &browser(), "culvert", &[Scope::PeopleRead]).await.unwrap();
+        let codes = devices::start(&room.portal, &browser(), "culvert", &[Scope::PeopleRead], None).await.unwrap();
         devices::approve(&room.portal, &eve, &codes.user_code, &Approval::default()).await.unwrap();
         let link = reset::make_link(&room.portal, &ada, eve.user().unwrap()).await.unwrap().secret;
         let wish = InvitationWish { roles: vec![Role::Admin], email: None, days: 1 };
@@ -92,6 +92,11 @@ on_both_databases! {
         ways.all_dead(&other, "at the other portal").await;
         let fault = issuer.log_in(&room, "eve-at-uni", &json!({})).await.unwrap_err();
         assert_eq!(fault.problem, Problem::AccountInactive);
+        for (password, problem) in [(PASSWORD, Problem::AccountInactive), ("wrong", Problem::WrongCredentials)] {
+            let attempt = culvert_portal_tests::room::attempt("eve", password);
+            let fault = culvert_portal_service::people::login::log_in(&room.portal, &attempt).await.unwrap_err();
+            assert_eq!(fault.problem, problem, "{password}");
+        }
         let fault = issuer.back(&room, &eve, &departure, "x", &json!({})).await.unwrap_err();
         assert_eq!(fault.problem, Problem::Spent, "the identity that they were about to link");
 
@@ -149,5 +154,18 @@ on_both_databases! {
         }
         assert!(room.portal.permit(&second, Action::UserRoles).await.is_ok());
         assert_eq!(grace.name, "grace");
+    }
+
+    /// A portal on whose host accounts were made before there was an administrator: they are
+    /// edited as any others.
+    async fn where_there_never_was_an_administrator_nothing_is_in_the_way(room) {
+        let boole = room.person("boole", &[Role::User]).await;
+        let edit = UserEdit { display_name: Some("George".to_owned()), ..UserEdit::default() };
+        let host = Actor::host();
+        let boole = accounts::edit(&room.portal, &host, boole.id, &edit, boole.version).await.unwrap();
+        let boole = accounts::set_roles(&room.portal, &host, boole.id, &[Role::Viewer], boole.version).await.unwrap();
+        let boole = accounts::set_roles(&room.portal, &host, boole.id, &[Role::Admin], boole.version).await.unwrap();
+        let fault = accounts::set_roles(&room.portal, &host, boole.id, &[], boole.version).await.unwrap_err();
+        assert_eq!(fault.problem, Problem::Conflict, "from here on there is one");
     }
 }

@@ -4,10 +4,12 @@
 
 mod authenticator;
 mod devices;
+mod finding;
 mod identities;
 mod issuer;
 mod joining;
 mod leaving;
 mod logging_in;
 mod second_factors;
+mod stolen;
 mod tokens;

@@ -8,6 +8,7 @@ use culvert_portal_model::problem::Problem;
 use culvert_portal_model::role::Role;
 use culvert_portal_model::settings::Settings;
 use culvert_portal_service::actor::Actor;
+use culvert_portal_service::audit::{self, AuditQuery};
 use culvert_portal_service::fault::Fault;
 use culvert_portal_service::people::login::{self, Attempt, LoggedIn};
 use culvert_portal_service::people::{credentials, oneself, second_factor, sessions, tokens};
@@ -106,6 +107,45 @@ on_both_databases! {
         login::log_in(&room.portal, &attempt("ada", PASSWORD)).await.unwrap();
     }
 
+    /// Whoever has lost it is let in again by an administrator: it is gone with all that would be
+    /// asked for, so are the sessions, and the trail says who has done that.
+    async fn an_administrator_removes_what_somebody_has_lost(room) {
+        let boole = room.person("boole", &[Role::User]).await;
+        room.person("ada", &[Role::Admin]).await;
+        let (ada, other) = (room.actor("ada").await, room.second_portal().await);
+        let remove = async |actor: &Actor| second_factor::remove_of(&room.portal, actor, boole.id).await;
+        assert_eq!(remove(&ada).await.unwrap_err().problem, Problem::Conflict, "there is none yet");
+        let phone = Authenticator::set_up(&room, &room.actor("boole").await).await;
+        // As if they had registered a passkey, which is asked for as well.
+        room.sql().run(&format!(
+            "INSERT INTO passkeys (id, user_id, name, credential_id, public_key, counter, created_at) \
+             VALUES ('01a00000-0000-7000-8000-000000000002', '{}', 'key', 'key', 'x', 0, 0)",
+            boole.id
+        ));
+        room.clock.advance(Duration::from_secs(30));
+        let code = phone.code(&room);
+        let attempt_with_code = Attempt { code: Some(&code), ..attempt("boole", PASSWORD) };
+        let session = login::log_in(&room.portal, &attempt_with_code).await.unwrap();
+        let stale = Actor { proved_at: None, ..ada.clone() };
+        assert_eq!(remove(&stale).await.unwrap_err().problem, Problem::StepUpNeeded);
+        assert!(room.user("boole").await.second_factor);
+        remove(&ada).await.unwrap();
+        assert!(!room.portal_has(&session.secret).await, "the session has ended");
+        assert!(!room.user("boole").await.second_factor);
+        for portal in [&room.portal, &other] {
+            login::log_in(portal, &attempt("boole", PASSWORD)).await.unwrap();
+        }
+        let query = AuditQuery { action: Some("user.second-factor".to_owned()), ..AuditQuery::default() };
+        let told = audit::list(&room.portal, &ada, &query).await.unwrap().items;
+        assert_eq!(told.len(), 1);
+        assert_eq!((&told[0].entry.id, &told[0].entry.who), (&Some(boole.id.text()), &ada.who));
+        let shown = [&told[0].entry.before, &told[0].entry.after].map(|one| &one.as_ref().unwrap()["second_factor"]);
+        assert_eq!(shown, [true, false]);
+        assert_eq!(remove(&ada).await.unwrap_err().problem, Problem::Conflict);
+        let missing = second_factor::remove_of(&room.portal, &ada, room.portal.new_id()).await.unwrap_err();
+        assert_eq!(missing.problem, Problem::NotFound);
+    }
+
     /// A million codes are not tried in a lifetime: ten, then one a minute.
     async fn codes_are_not_tried_one_after_the_other(room) {
         room.person("ada", &[Role::User]).await;
@@ -182,7 +222,8 @@ on_both_databases! {
                     .await
                     .is_err_and(|fault| fault.problem == Problem::SecondFactorMissing);
                 let leads_there =
-                    [Action::SelfShow, Action::StepUp, Action::LogOut, Action::SecondFactorChange].contains(action);
+                    [Action::SelfShow, Action::StepUp, Action::LogOut, Action::TokenGiveUp, Action::SecondFactorChange]
+                        .contains(action);
                 assert_eq!(refused, !leads_there, "{name} {action:?}");
             }
             if name == "grace" {

@@ -38,6 +38,29 @@ on_both_databases! {
         }
     }
 
+    /// A token shows itself and gives itself up, and no other; a session has none to give up.
+    async fn a_token_gives_itself_up(room) {
+        room.person("ada", &[Role::Admin]).await;
+        let ada = room.actor("ada").await;
+        let [kept, given_up] = [
+            tokens::create(&room.portal, &ada, &wish(&[Scope::PeopleRead], 1)).await.unwrap(),
+            tokens::create(&room.portal, &ada, &wish(&[Scope::AuditRead], 2)).await.unwrap(),
+        ];
+        let who = async |secret: &str| credentials::who_has_token(&room.portal, secret, ADDRESS).await.unwrap();
+        let program = who(&given_up.secret).await.unwrap();
+        let shown = tokens::current(&room.portal, &program).await.unwrap();
+        assert_eq!((shown.id, &shown.scopes), (given_up.token.id, &given_up.token.scopes));
+        tokens::give_up(&room.portal, &program).await.unwrap();
+        assert!(who(&given_up.secret).await.is_none() && who(&kept.secret).await.is_some());
+        assert_eq!(tokens::give_up(&room.portal, &program).await.unwrap_err().problem, Problem::NotFound, "once");
+        for fault in [
+            tokens::current(&room.portal, &ada).await.unwrap_err(),
+            tokens::give_up(&room.portal, &ada).await.unwrap_err(),
+        ] {
+            assert_eq!(fault.problem, Problem::Conflict);
+        }
+    }
+
     /// A token ends: at its time, when it is revoked, and for others it is not there.
     async fn a_token_ends(room) {
         room.person("ada", &[Role::Admin]).await;

@@ -1,7 +1,9 @@
 //! What somebody does to the audit trail who has the database, and what `audit verify` says.
 
+use culvert_portal_tests::documents::block;
 use culvert_portal_tests::process::{Ran, folder};
 use culvert_portal_tests::program::{PortalOptions, RunningPortal, run};
+use culvert_portal_tests::python::Python;
 use culvert_portal_tests::sql::{Sql, python};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -114,6 +116,58 @@ on_both_databases! {
         head["number"] = json!(1);
         std::fs::write(&kept, head.to_string()).unwrap();
         assert_ne!(holds(&options).code, 0);
+    }
+}
+
+/// The verifier of the page, which needs nothing of this program, holds a real export and head
+/// against each other, and finds what was done to them.
+#[test]
+fn the_verifier_of_the_page_proves_an_export() {
+    let Some(verifier) = Python::with("audit", &["cryptography==48.0.0"]) else { return };
+    let options = PortalOptions::default();
+    let running = RunningPortal::start(&options);
+    let mut admin = running.with_admin();
+    for name in ["boole", "curie"] {
+        admin.make_person(name, &["user"]);
+    }
+    // What is not ASCII, and what must be escaped.
+    let group = json!({ "name": "lab", "description": "Gr\u{fc}n \"\\ \u{1f52c}", "members": [] });
+    assert_eq!(admin.post("/groups", &group).status, 201);
+    let head = running.run(&options, ["audit", "head"]).succeeds().out;
+    // The trail goes on after its head was kept.
+    admin.make_person("dirac", &["user"]);
+    let export = running.run(&options, ["audit", "export"]).succeeds().out;
+    let served = admin.get("/audit/export").text();
+    assert_eq!(served, export, "the API's export is the command's");
+    let room = folder();
+    let script = block("portal-operations.md", "python");
+    let verify = |export: &str, head: &str| {
+        let [trail, kept] = [("trail", export), ("head", head)].map(|(name, text)| {
+            let path = room.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        });
+        verifier.run(["-c", &script, &trail, &kept])
+    };
+    let whole = verify(&export, &head).succeeds().out;
+    let count = export.lines().count();
+    assert!(whole.contains(&format!("{count} entries, whole; {} of them", count - 1)), "{whole}");
+    let lines: Vec<&str> = export.lines().collect();
+    let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().join("\n");
+    let shorter = lines[..count - 2].join("\n");
+    let mut forged: Value = serde_json::from_str(&head).unwrap();
+    forged["signature"] = json!("00".repeat(64));
+    let forged = forged.to_string();
+    for (trail, head, expected) in [
+        (export.replace("boole", "bowle"), &head, "was changed"),
+        (export.replace("\"before\":null", "\"before\": null"), &head, "was changed"),
+        (without(2), &head, "entry 3 is missing"),
+        (without(0), &head, "entry 1 is missing"),
+        (shorter, &head, "and not the signed entry"),
+        (export.clone(), &forged, "InvalidSignature"),
+    ] {
+        let ran = verify(&trail, head);
+        assert!(ran.code != 0 && ran.err.contains(expected), "{expected}: {ran:?}");
     }
 }
 

@@ -170,7 +170,7 @@ on_both_databases! {
         assert_eq!((ran.code, ran.err.as_str()), (1, sentence));
         let resealed = reseal().succeeds();
         // The portal's key, the webhook's two secrets, the second factor that is not confirmed.
-        assert!(resealed.out.contains("resealed 4 secrets"), "{}", resealed.out);
+        assert!(resealed.out.contains("resealed all secrets (4 in all)"), "{}", resealed.out);
         assert_eq!(std::fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
         let ran = run(&running.state, &options, ["users", "list"]);
         assert_eq!((ran.code, ran.err.as_str()), (1, sentence), "the old key opens nothing any more");

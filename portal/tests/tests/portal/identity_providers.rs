@@ -102,6 +102,49 @@ fn somebody_whom_the_provider_knows_logs_in() {
     assert_eq!((&me["name"], &me["email"], &me["roles"]), (&json!("mallory"), &Value::Null, &json!(["user"])));
 }
 
+/// Whoever sets a provider up learns what is wrong with it before its first user does.
+#[test]
+fn a_provider_is_tested_before_anybody_logs_in() {
+    let Some(mut world) = World::start(|_| {}) else { return };
+    let nobody = Port::reserve();
+    let dead = format!("http://{}", nobody.address());
+    let real = world.provider.issuer().to_owned();
+    let mut test = |body: &Value| -> Value {
+        let listed = world.admin.get("/providers").json();
+        let name = body["name"].as_str().unwrap();
+        let found = listed["items"].as_array().unwrap().iter().find(|one| one["name"] == name).cloned();
+        let id = match found {
+            Some(found) => found["id"].clone(),
+            None => world.admin.post("/providers", body).json()["id"].clone(),
+        };
+        let told = world.admin.send("POST", &format!("/providers/{}/test", id.as_str().unwrap()), &[], None);
+        assert_eq!(told.status, 200, "{}", told.text());
+        told.json()
+    };
+    let told = test(&known("real", &real));
+    assert_eq!((&told["works"], &told["fault"]), (&json!(true), &Value::Null), "{told}");
+    assert_eq!(told["redirect_uri"], format!("{}/api/v1/login/oidc/callback", world.portal.url));
+    assert_eq!(told["asked"], format!("{}/.well-known/openid-configuration", real.trim_end_matches('/')));
+    for endpoint in ["authorization_endpoint", "token_endpoint", "userinfo_endpoint"] {
+        assert!(told[endpoint].as_str().unwrap().starts_with("http"), "{told}");
+    }
+    assert!(told["keys"].as_u64().unwrap() > 0, "{told}");
+    let mut public = known("public", "https://127.0.0.1:1/");
+    public["inside"] = json!(false);
+    let mut off = known("off", &dead);
+    off["enabled"] = json!(false);
+    let other = known("other", &real.replace("127.0.0.1", "localhost"));
+    for (body, expected) in
+        [(&off, "cannot be reached"), (&public, "not a public address"), (&other, "it calls itself")]
+    {
+        let told = test(body);
+        assert_eq!((&told["works"], &told["keys"]), (&json!(false), &json!(0)), "{told}");
+        assert!(told["fault"].as_str().unwrap().contains(expected), "{expected}: {told}");
+    }
+    let missing = "/providers/01a00000-0000-7000-8000-000000000000/test";
+    assert_eq!(world.admin.send("POST", missing, &[], None).status, 404);
+}
+
 #[test]
 fn what_the_id_token_does_not_tell_is_asked_for() {
     let Some(mut world) = World::start(|options| options.claims_in_id_token = false) else { return };

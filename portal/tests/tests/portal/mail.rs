@@ -1,7 +1,7 @@
 //! Mail of the real program through a real mail server.
 
 use culvert_portal_tests::http::Client;
-use culvert_portal_tests::process::folder;
+use culvert_portal_tests::process::{folder, write_secret};
 use culvert_portal_tests::program::{PASSWORD, PortalOptions, RunningPortal};
 use culvert_portal_tests::smtp::{Message, Smtp, SmtpOptions, SmtpTls};
 use serde_json::json;
@@ -15,7 +15,7 @@ fn mail_server(password: &str) -> Option<(Smtp, tempfile::TempDir, PortalOptions
     let room = folder();
     let file = room.path().join("password");
     // As `echo` writes it.
-    std::fs::write(&file, format!("{password}\n")).unwrap();
+    write_secret(&file, format!("{password}\n"));
     let arguments = [
         "--smtp".to_owned(),
         format!("smtp://portal@localhost:{}", smtp.address().port()),

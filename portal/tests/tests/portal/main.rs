@@ -3,8 +3,14 @@
 // Seeds and measurements are shown when a test fails.
 #![allow(clippy::print_stdout)]
 
+mod alerts;
 mod audit;
 mod backup;
+mod bounds;
+mod command_addresses;
+mod command_login;
+mod command_portal;
+mod command_tokens;
 mod contract;
 mod devices;
 mod documentation;
@@ -13,6 +19,7 @@ mod first_minutes;
 mod fleet;
 mod full_disk;
 mod hang_ups;
+mod host;
 mod identity_providers;
 mod kills;
 mod locked;
@@ -21,15 +28,22 @@ mod mail;
 mod metrics;
 mod migrations;
 mod nginx;
+mod pages;
+mod paging;
 mod passkeys;
 mod permission_walk;
 mod provider_in_browser;
+mod python_client;
+mod refusals;
+mod repetitions;
 mod schemathesis;
 mod starting;
 mod stopping;
+mod streams;
 mod tls;
 mod unit;
 mod webhooks;
+mod worked_session;
 
 use std::time::{Duration, Instant};
 

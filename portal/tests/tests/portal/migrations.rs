@@ -89,7 +89,7 @@ fn every_earlier_postgresql_database_opens() {
 fn a_database_of_a_newer_program_is_left_alone() {
     let room = folder();
     let state = state_with_key(room.path());
-    drop(run(&state, &PortalOptions::default(), ["users", "list"]).succeeds());
+    drop(RunningPortal::start_again(&state, &PortalOptions::default()));
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                  VALUES (99, 'later', 1, x'00', 1)";
     drop(culvert_portal_tests::sql::Sql::File(state.join("portal.db")).run(newer));

@@ -75,7 +75,7 @@ fn the_clients_address_is_right_and_nobody_forges_it() {
         let base = base.replace("localhost", "127.0.0.1");
         let (session, address) = log_in(from, &base);
         assert_eq!(address, from);
-        let told = admin.get(&format!("/audit?action=session.login&object={session}")).json();
+        let told = admin.get(&format!("/audit?action=session.login&id={session}")).json();
         assert_eq!(told["items"][0]["entry"]["address"], from, "{told}");
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use culvert_portal_tests::http::Client;
 use culvert_portal_tests::postgres::Postgres;
-use culvert_portal_tests::process::{folder, need, or_skip, run};
+use culvert_portal_tests::process::{folder, need, or_skip, run, write_secret};
 use culvert_portal_tests::program::{PASSWORD, PortalOptions, RunningPortal, portal};
 use rustix::process::Signal;
 use serde_json::json;
@@ -123,14 +123,14 @@ fn a_password_file_may_end_with_a_line_end() {
     let argument = |name: &str| vec![name.to_owned(), secret.display().to_string()];
     until("the server wants a password", || server.try_psql(&url, "select 1").code != 0);
     for content in ["p@ss /:%w", "p@ss /:%w\n", "p@ss /:%w\r\n"] {
-        std::fs::write(&secret, content).unwrap();
+        write_secret(&secret, content);
         let database = Some(url.clone());
         let arguments = argument("--database-password-file");
         let options = PortalOptions { database, arguments, ..PortalOptions::default() };
         drop(RunningPortal::start_again(&room.path().join("state"), &options));
     }
     for content in ["p@ss /:%w ", "p@ss /:%w\n\n", " p@ss /:%w"] {
-        std::fs::write(&secret, content).unwrap();
+        write_secret(&secret, content);
         let options = PortalOptions { database: Some(url.clone()), ..PortalOptions::default() };
         let mut arguments = argument("--database-password-file");
         arguments.extend(["users", "list"].map(str::to_owned));
@@ -150,11 +150,7 @@ fn a_raw_key_may_end_with_any_byte_and_a_passphrase_with_a_line_end() {
         arguments: vec![flag.to_owned(), secret.display().to_string()],
         ..PortalOptions::default()
     };
-    let write = |content: &[u8]| {
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::write(&secret, content).unwrap();
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    };
+    let write = |content: &[u8]| write_secret(&secret, content);
     let mut key = [7; 32];
     key[31] = b'\n';
     write(&key);

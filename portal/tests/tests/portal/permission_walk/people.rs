@@ -63,6 +63,8 @@ pub struct Cast {
     pub standing_session: String,
     /// An identity of the owner's.
     pub owners_identity: String,
+    /// A passkey of somebody who is not asked for it, and never asks.
+    pub holders_passkey: String,
     kept: BTreeMap<String, String>,
     url: String,
     count: u32,
@@ -96,6 +98,7 @@ impl Cast {
             owner: nobody.clone(),
             standing_session: String::new(),
             owners_identity: "01a00000-0000-7000-8000-000000000001".to_owned(),
+            holders_passkey: "01a00000-0000-7000-8000-000000000002".to_owned(),
             kept: BTreeMap::new(),
             url: portal.url.clone(),
             count: 0,
@@ -104,6 +107,7 @@ impl Cast {
         cast.owner = cast.person("owner", &[Role::User]);
         cast.standing_session = cast.session_of(&cast.owner);
         cast.link_owners_identity(portal);
+        cast.give_holder_a_passkey(portal);
         let never = Credential::BadToken(format!("culvert_pat_{}", "A".repeat(43)));
         cast.askers = vec![nobody.clone(), Asker { name: "a made up token".to_owned(), credential: never, ..nobody }];
         for role in Role::ALL {
@@ -190,6 +194,17 @@ impl Cast {
             "INSERT INTO identities (id, issuer, subject, user_id, provider_id, linked_at, last_used_at) \
              VALUES ('{}', 'https://elsewhere.example.org', 'owner', '{}', '{provider}', 0, 0)",
             self.owners_identity, self.owner.user
+        ));
+    }
+
+    /// As if somebody had registered a passkey, for which it takes an authenticator.
+    fn give_holder_a_passkey(&mut self, portal: &LivePortal) {
+        let holder = self.person("holder", &[Role::User]);
+        let bytes = if portal.options.database.is_some() { "'\\x00'" } else { "X'00'" };
+        portal.database().execute(&format!(
+            "INSERT INTO passkeys (id, user_id, name, credential_id, public_key, counter, created_at) \
+             VALUES ('{}', '{}', 'key', 'key', {bytes}, 0, 0)",
+            self.holders_passkey, holder.user
         ));
     }
 

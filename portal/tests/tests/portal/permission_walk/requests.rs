@@ -3,7 +3,7 @@
 use culvert_portal_api::route_table::Route;
 use culvert_portal_model::permission::{Access, Action};
 use culvert_portal_model::scope::Scope;
-use culvert_portal_tests::http::Answer;
+use culvert_portal_tests::http::{Answer, Client, Request};
 use culvert_portal_tests::live::LivePortal;
 use culvert_portal_tests::program::PASSWORD;
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use super::people::{Asker, Cast, Credential, send, text};
 
 /// A version that nothing has: whoever may change the thing hears that it has changed.
 const STALE: &str = "\"v999999\"";
+/// `{}` in base64url: what no browser says of a passkey.
+const NO_OBJECT: &str = "e30";
 /// An identifier that nothing has.
 const MISSING: &str = "01a00000-0000-7000-8000-000000000000";
 
@@ -47,6 +49,20 @@ impl Wish {
         }
         send(&portal.url, &asker.credential, self.method, &self.path, &headers, self.body.as_ref())
     }
+
+    /// Sends it with nothing in it as it should be: no version, a content that is no JSON and does
+    /// not claim to be.
+    pub fn send_spoiled(&self, portal: &LivePortal, asker: &Asker, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::new(self.method, &format!("{}{}", portal.url, self.path));
+        request = request.with_body("text/plain", "{\"no");
+        if let Some((name, value)) = asker.credential.header() {
+            request = request.with(name, &value);
+        }
+        for (name, value) in headers {
+            request = request.with(name, value);
+        }
+        Client::new().send(&request).unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
+    }
 }
 
 /// What a route can be asked about.
@@ -55,18 +71,20 @@ pub fn targets(route: &Route) -> &'static [Target] {
         path if !path.contains('{') => &[Target::None],
         // No identity provider is there to go to.
         path if path.contains("{name}") => &[Target::Missing],
-        // Nobody has an identity here, and the other two are nobody's: whoever may do it at all may
-        // do it to every one.
-        "/api/v1/me/identities/{id}" | "/api/v1/invitations/{id}" | "/api/v1/providers/{id}" => {
-            &[Target::Foreign, Target::Missing]
-        }
+        // Nobody who asks has an identity or a passkey, and the other two are nobody's: whoever may
+        // do it at all may do it to every one.
+        "/api/v1/me/identities/{id}"
+        | "/api/v1/me/passkeys/{id}"
+        | "/api/v1/invitations/{id}"
+        | "/api/v1/providers/{id}" => &[Target::Foreign, Target::Missing],
         _ => &[Target::Own, Target::Foreign, Target::Missing],
     }
 }
 
 /// Whether things of this route belong to somebody who may do it to their own only.
 pub fn has_owner(route: &Route) -> bool {
-    let kinds = ["/sessions/", "/tokens/", "/groups/", "/users/", "/identities/", "/webhooks/", "/deliveries/"];
+    let kinds =
+        ["/sessions/", "/tokens/", "/groups/", "/users/", "/identities/", "/passkeys/", "/webhooks/", "/deliveries/"];
     let is_staffs = route.method != "GET" && ["/groups/", "/users/"].iter().any(|kind| route.path.contains(kind));
     route.path.contains("{id}") && kinds.iter().any(|kind| route.path.contains(kind)) && !is_staffs
 }
@@ -131,6 +149,9 @@ fn thing(route: &Route, owner: &Asker, cast: &mut Cast) -> String {
     if route.path.contains("/identities/") {
         return cast.owners_identity.clone();
     }
+    if route.path.contains("/passkeys/") {
+        return cast.holders_passkey.clone();
+    }
     if route.path.contains("/webhooks/") || route.path.contains("/deliveries/") {
         return hook(route, owner, cast);
     }
@@ -178,12 +199,18 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("POST", "/api/v1/password-resets") => json!({ "who": "owner" }),
         ("POST", "/api/v1/password-resets/complete") => json!({ "secret": secret("lnk"), "password": PASSWORD }),
         ("PATCH", "/api/v1/me") | ("PATCH", "/api/v1/users/{id}") => json!({ "display_name": "Walker" }),
-        ("PUT", "/api/v1/me/password") => json!({ "password": "aaaaaaaaaaaaaa" }),
+        ("PUT", "/api/v1/me/password") => json!({ "current": "this is not the one", "password": "aaaaaaaaaaaaaa" }),
         ("POST", "/api/v1/me/step-up") => json!({ "password": "this is not the one" }),
         ("POST", "/api/v1/me/second-factor" | "/api/v1/me/recovery-codes" | "/api/v1/users/{id}/reset-link") => {
             return None;
         }
         ("POST", "/api/v1/me/second-factor/confirm" | "/api/v1/login/second-factor") => json!({ "code": "000000" }),
+        ("POST", "/api/v1/me/passkeys/begin" | "/api/v1/login/passkey/begin") => return None,
+        ("POST", "/api/v1/me/passkeys") => json!({
+            "name": name, "credential": { "response": { "clientDataJSON": NO_OBJECT, "attestationObject": NO_OBJECT } }
+        }),
+        ("POST", "/api/v1/login/passkey" | "/api/v1/me/step-up/passkey") => json!({ "credential": { "id": "walk",
+            "response": { "clientDataJSON": NO_OBJECT, "authenticatorData": NO_OBJECT, "signature": NO_OBJECT } } }),
         ("POST", "/api/v1/tokens") => json!({ "name": name, "scopes": ["people:read"], "days": 100_000 }),
         ("POST", "/api/v1/users") => json!({ "name": name, "roles": [], "email": "no address" }),
         ("PUT", "/api/v1/users/{id}/roles") => json!({ "roles": ["user"] }),
@@ -205,7 +232,9 @@ fn body(route: &Route, cast: &mut Cast) -> Option<Value> {
         ("POST", "/api/v1/webhooks") | ("PUT", "/api/v1/webhooks/{id}") => {
             json!({ "url": "https://hooks.example.org/", "events": ["nothing like this"], "enabled": false })
         }
-        ("POST", path) if path.contains("/webhooks/") || path.contains("/deliveries/") => return None,
+        ("POST", path) if ["/webhooks/", "/deliveries/", "/providers/"].iter().any(|part| path.contains(part)) => {
+            return None;
+        }
         (method, path) => panic!("{method} {path}: say here what it is sent"),
     })
 }
