@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::config::Config;
 use crate::field_fault::FieldFault;
 use crate::id::Id;
-use crate::schedule::{Schedule, ScheduleDocument};
+use crate::schedule::document::ScheduleDocument;
+use crate::schedule::plan::Schedule;
 use crate::whole_number;
 
 /// Sources that are written into a request. Longer lists are uploaded as files of the request.
@@ -79,10 +80,6 @@ pub struct RequestDocument {
     /// What people find it by.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-}
-
-const fn middle() -> u32 {
-    5
 }
 
 impl RequestDocument {
@@ -172,6 +169,10 @@ pub fn check_path(field: &'static str, path: &str) -> Result<(), FieldFault> {
         return fault("a name in a path has at most 255 bytes");
     }
     Ok(())
+}
+
+const fn middle() -> u32 {
+    5
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 //!
 //! Dialects differ in what they do with both day fields, with steps, with six fields, and with
 //! nicknames, and people find out months later. Here each of these means one thing or is refused
-//! with a sentence; `docs/portal.md` has the dialect. What is left is the common part of all of
-//! them, whose dates the `croner` library finds, on the wall clock of a zone:
+//! with a sentence. What is left is the common part of all of them, whose dates the `croner`
+//! library finds, on the wall clock of a zone:
 //!
 //! - If both the day of the month and the day of the week are restricted, either will do (POSIX).
-//! - A schedule of one minute and one hour that falls into an hour that a change of the clock leaves
-//!   out is carried out at the end of it, and in an hour that comes twice the first time only.
+//! - A schedule of one minute and one hour that falls into an hour that a change of the clock
+//!   leaves out is carried out at the end of it, and in one that comes twice the first time only.
 //! - Any other schedule follows the wall clock: not in what is left out, twice in what comes twice.
 
+mod fault;
 mod field;
 
 use std::fmt;
@@ -18,6 +19,8 @@ use croner::parser::CronParser;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+pub use fault::CronFault;
+use fault::shown;
 use field::{DAY, Field, HOUR, MINUTE, MONTH, WEEKDAY};
 
 /// Characters of the five fields. The longest that anybody needs names sixty minutes.
@@ -30,47 +33,6 @@ const DAYS_OF_MONTH: [u32; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31
 pub struct Cron {
     text: String,
     dates: croner::Cron,
-}
-
-/// Why five fields are not understood.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CronFault {
-    /// A nickname.
-    #[error("'{0}' is not known here; write the five fields: minute, hour, day of the month, month, day of the week")]
-    Nickname(String),
-    /// Not five fields.
-    #[error(
-        "there must be five fields (minute, hour, day of the month, month, day of the week), not {0}; seconds and \
-         years have no field"
-    )]
-    Fields(usize),
-    /// Too long.
-    #[error("there are {0} characters; at most 256 are permitted")]
-    Long(usize),
-    /// A field.
-    #[error("{field} '{text}': {reason}")]
-    Field {
-        /// Which.
-        field: &'static str,
-        /// What stands in it.
-        text: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A step in one day field, a restriction in the other.
-    #[error(
-        "a step over all days ('{0}') beside a restriction in the other day field means one thing in some programs \
-         and another in others; write the days out"
-    )]
-    Ambiguous(String),
-    /// There is no such day.
-    #[error("there is no such day: no month of '{months}' has a day '{days}'")]
-    NoSuchDay {
-        /// The day field.
-        days: String,
-        /// The month field.
-        months: String,
-    },
 }
 
 impl Cron {
@@ -151,11 +113,6 @@ fn check_days(day: &Field, month: &Field, weekday: &Field) -> Result<(), CronFau
         return Err(CronFault::NoSuchDay { days: day.text.clone(), months: month.text.clone() });
     }
     Ok(())
-}
-
-/// What somebody wrote, for a sentence: at most so much of it that one recognises it.
-fn shown(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(64).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Cron, Missed, Overlap, Repeated, Schedule};
+use super::cron::Cron;
+use super::plan::{Missed, Overlap, Repeated, Schedule};
 use crate::field_fault::FieldFault;
 use crate::whole_number;
 

@@ -2,35 +2,16 @@
 //!
 //! Dates are considered in the order of time and each at most once: [`Progress::considered`] says
 //! up to when. It never goes back, so a clock that is set back starts nothing a second time, and
-//! one that is set forward makes the dates between missed ones, of which there is one start at most.
+//! one that is set forward makes the dates between missed ones, of which there is one start at
+//! most.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use super::{Missed, Overlap, Repeated, Schedule};
+use super::plan::{Missed, Overlap, Progress, Repeated, Schedule};
 
 /// A date that is considered later than this counts as missed. Portals look for what is due every
 /// few seconds; a restart or a failover takes less than a minute.
 pub const MISSED_AFTER: SignedDuration = SignedDuration::from_mins(5);
-
-/// How far a schedule has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Dates up to here have been decided on.
-    pub considered: Timestamp,
-    /// Starts so far.
-    pub starts: u32,
-    /// Whether a start waits for the end of the one before.
-    pub waiting: bool,
-}
-
-impl Progress {
-    /// That of a schedule that begins at `now`.
-    #[must_use]
-    pub const fn beginning(now: Timestamp) -> Self {
-        Self { considered: now, starts: 0, waiting: false }
-    }
-}
 
 /// What is to be done now, and how far the schedule has come with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

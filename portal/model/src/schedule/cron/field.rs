@@ -1,6 +1,6 @@
 //! One of the five fields: what may stand in it.
 
-use super::{CronFault, shown};
+use super::fault::{CronFault, shown};
 
 /// What a field may have.
 pub struct Kind {

@@ -2,7 +2,8 @@ use jiff::tz::TimeZone;
 use jiff::{Span, ToSpan as _};
 use proptest::prelude::*;
 
-use super::super::{Cron, ScheduleDocument};
+use super::super::cron::Cron;
+use super::super::document::ScheduleDocument;
 use super::*;
 
 fn at(text: &str) -> Timestamp {
