@@ -51,7 +51,7 @@ impl ScheduleDocument {
     pub fn checked(&self) -> Result<Schedule, FieldFault> {
         match (self.at, &self.cron) {
             (Some(at), None) => self.once(at),
-            (None, Some(cron)) => self.repeated(cron).map(Schedule::Repeated),
+            (None, Some(cron)) => self.repeated(cron).map(|repeated| Schedule::Repeated(Box::new(repeated))),
             (Some(_), Some(_)) => Err(FieldFault::new(
                 "schedule.cron",
                 "'schedule.at' and 'schedule.cron' exclude each other: once at a time, or again and again",

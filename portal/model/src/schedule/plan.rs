@@ -54,7 +54,7 @@ pub enum Schedule {
     /// At one time.
     Once(Timestamp),
     /// Again and again.
-    Repeated(Repeated),
+    Repeated(Box<Repeated>),
 }
 
 /// Dates that come again and again.

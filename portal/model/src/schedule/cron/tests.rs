@@ -188,7 +188,7 @@ impl Fields {
                 let mut was_wanted = false;
                 while skipped < civil {
                     was_wanted |= self.has(skipped);
-                    skipped = skipped + 1.minute();
+                    skipped += 1.minute();
                 }
                 if (was_wanted && self.has_day(civil)) || self.has(civil) {
                     found.push(now);

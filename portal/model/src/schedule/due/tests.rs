@@ -32,20 +32,22 @@ fn once_is_once_however_often_it_is_asked_for() {
 fn a_week_away_is_one_start_or_none() {
     let progress = Progress::beginning(at("2027-01-01T00:30:00Z"));
     let now = at("2027-01-08T00:30:00Z");
-    let run = Schedule::Repeated(repeated("0 * * * *", Missed::Run, Overlap::Skip)).due(&progress, now, false);
+    let run =
+        Schedule::Repeated(Box::new(repeated("0 * * * *", Missed::Run, Overlap::Skip))).due(&progress, now, false);
     assert_eq!((run.start, run.left_out), (Some(at("2027-01-08T00:00:00Z")), 167));
     assert_eq!((run.progress.considered, run.next), (now, Some(at("2027-01-08T01:00:00Z"))));
-    let skip = Schedule::Repeated(repeated("0 * * * *", Missed::Skip, Overlap::Skip)).due(&progress, now, false);
+    let skip =
+        Schedule::Repeated(Box::new(repeated("0 * * * *", Missed::Skip, Overlap::Skip))).due(&progress, now, false);
     assert_eq!((skip.start, skip.left_out, skip.next), (None, 168, Some(at("2027-01-08T01:00:00Z"))));
     // What is late by less than a restart takes is not missed.
-    let just = Schedule::Repeated(repeated("0 * * * *", Missed::Skip, Overlap::Skip));
+    let just = Schedule::Repeated(Box::new(repeated("0 * * * *", Missed::Skip, Overlap::Skip)));
     assert_eq!(just.due(&progress, at("2027-01-01T01:04:59Z"), false).start, Some(at("2027-01-01T01:00:00Z")));
 }
 
 #[test]
 fn years_away_are_not_counted_date_by_date() {
     let progress = Progress::beginning(at("2017-01-01T00:00:30Z"));
-    let due = Schedule::Repeated(repeated("* * * * *", Missed::Run, Overlap::Skip)).due(
+    let due = Schedule::Repeated(Box::new(repeated("* * * * *", Missed::Run, Overlap::Skip))).due(
         &progress,
         at("2027-01-01T00:00:30Z"),
         false,
@@ -57,10 +59,11 @@ fn years_away_are_not_counted_date_by_date() {
 fn a_start_that_still_runs_is_waited_for_or_the_date_is_left_out() {
     let progress = Progress::beginning(at("2027-01-01T00:30:00Z"));
     let now = at("2027-01-01T01:00:00Z");
-    let skip = Schedule::Repeated(repeated("0 * * * *", Missed::Run, Overlap::Skip)).due(&progress, now, true);
+    let skip =
+        Schedule::Repeated(Box::new(repeated("0 * * * *", Missed::Run, Overlap::Skip))).due(&progress, now, true);
     assert_eq!((skip.start, skip.left_out, skip.progress.waiting), (None, 1, false));
 
-    let queueing = Schedule::Repeated(repeated("0 * * * *", Missed::Run, Overlap::Queue));
+    let queueing = Schedule::Repeated(Box::new(repeated("0 * * * *", Missed::Run, Overlap::Queue)));
     let first = queueing.due(&progress, now, true);
     assert_eq!((first.start, first.left_out, first.progress.waiting), (None, 0, true));
     // A second one does not wait behind the first.
@@ -75,14 +78,15 @@ fn a_start_that_still_runs_is_waited_for_or_the_date_is_left_out() {
 fn an_end_and_a_number_of_starts() {
     let until =
         Repeated { until: Some(at("2027-01-01T02:00:00Z")), ..repeated("0 * * * *", Missed::Run, Overlap::Skip) };
-    let schedule = Schedule::Repeated(until);
+    let schedule = Schedule::Repeated(Box::new(until));
     let progress = Progress::beginning(at("2027-01-01T00:30:00Z"));
     let both = [at("2027-01-01T01:00:00Z"), at("2027-01-01T02:00:00Z")];
     assert_eq!(schedule.upcoming(at("2027-01-01T00:30:00Z"), &progress, 5), both);
     let after = schedule.due(&progress, at("2027-02-01T00:00:00Z"), false);
     assert_eq!((after.start, after.next), (Some(both[1]), None));
 
-    let counted = Schedule::Repeated(Repeated { count: Some(1), ..repeated("0 * * * *", Missed::Run, Overlap::Skip) });
+    let counted =
+        Schedule::Repeated(Box::new(Repeated { count: Some(1), ..repeated("0 * * * *", Missed::Run, Overlap::Skip) }));
     let only = counted.due(&progress, at("2027-01-01T01:00:00Z"), false);
     assert_eq!((only.start, only.next), (Some(both[0]), None));
     assert_eq!(counted.due(&only.progress, at("2027-01-01T02:00:00Z"), false).start, None);
@@ -127,13 +131,13 @@ proptest! {
         count in proptest::option::of(1_u32..20),
         steps in proptest::collection::vec((-7_200_i64..20_000, any::<bool>()), 1..80),
     ) {
-        let schedule = Schedule::Repeated(Repeated { count, ..repeated("*/20 * * * *", missed, overlap) });
+        let schedule = Schedule::Repeated(Box::new(Repeated { count, ..repeated("*/20 * * * *", missed, overlap) }));
         let mut now = at("2027-01-01T00:00:00Z");
         let mut progress = Progress::beginning(now);
         let mut started = std::collections::BTreeSet::new();
         let mut considered = 0;
         for (seconds, is_running) in steps {
-            now = now + Span::new().seconds(seconds);
+            now += Span::new().seconds(seconds);
             let before = progress;
             let due = schedule.due(&progress, now, is_running);
             prop_assert!(due.progress.considered >= before.considered);
@@ -167,14 +171,14 @@ proptest! {
 
 #[test]
 fn the_next_dates_are_those_that_come_due() {
-    let schedule = Schedule::Repeated(repeated("7 */5 * * 1-5", Missed::Run, Overlap::Skip));
+    let schedule = Schedule::Repeated(Box::new(repeated("7 */5 * * 1-5", Missed::Run, Overlap::Skip)));
     let start = at("2027-01-01T00:30:00Z");
     let upcoming = schedule.upcoming(start, &Progress::beginning(start), 5);
     let mut progress = Progress::beginning(start);
     let mut now = start;
     let mut came = Vec::new();
     while came.len() < 5 {
-        now = now + 1.minute();
+        now += 1.minute();
         let due = schedule.due(&progress, now, false);
         progress = due.progress;
         came.extend(due.start);
